@@ -1,0 +1,19 @@
+"""Where the files that travel with sinkbench lie: in the wheel or in a source checkout."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(name: str) -> Path:
+    """The folder of YAML files called `name` ("tasks" or "configs").
+
+    A wheel holds them under `sinkbench/_resources`; a source checkout holds them beside the package.
+    """
+    packaged = PACKAGE / "_resources" / name
+    return packaged if packaged.is_dir() else PACKAGE.parent / name
+
+
+def asset(name: str) -> Path:
+    """The path of a shipped asset, for example `asset("tiny-llava")` or `asset("scenes/val")`."""
+    return PACKAGE / "assets" / name

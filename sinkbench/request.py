@@ -1,0 +1,140 @@
+"""What goes into the engine and what comes out: plain values, no model and no lm-eval."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sinkbench.errors import SampleError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Stands in a message's text once for each image, in order (lm-eval's convention)."""
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image on disk, opened only when its batch is near.
+
+    Attributes:
+        path: File name, absolute or relative to the working directory.
+        sha256: Hash of the file's bytes; images with equal hashes share one vision pass. Empty: the path decides.
+    """
+
+    path: str
+    sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """Equal for two references to the same pixels."""
+        return self.sha256 or self.path
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "ImageRef":
+        """Refer to a file, with the hash of its bytes."""
+        return cls(str(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+    def load(self) -> "Image":
+        """Decode the file as RGB.
+
+        Raises:
+            SampleError: The file is missing, truncated or no image.
+        """
+        from PIL import Image
+
+        try:
+            with Image.open(self.path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise SampleError(f"image {self.path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of the conversation; `text` holds `<image>` where each image goes."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How an answer is generated.
+
+    Attributes:
+        max_new_tokens: Upper bound on generated tokens.
+        stop: Strings that end the answer; they are cut from its text.
+        do_sample: Sample from the distribution instead of taking the arg-max.
+        temperature: Divides the logits when sampling.
+        top_p: Nucleus mass when sampling.
+        seed: With the request id, seeds the sample's own generator, so that batches do not change answers.
+        ignore_eos: Generate exactly `max_new_tokens` (speed measurements).
+    """
+
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the model.
+
+    Attributes:
+        id: Unique within a run, for example "scenes_pope/17".
+        messages: The conversation so far; the last message is the user's.
+        images: As many as there are `<image>` placeholders, in order.
+        generation: Settings of the answer.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[ImageRef, ...] = ()
+    generation: Generation = field(default_factory=Generation)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Request":
+        """Read what `to_json` wrote."""
+        return cls(
+            id=row["id"],
+            messages=tuple(Message(**m) for m in row["messages"]),
+            images=tuple(ImageRef(**i) for i in row["images"]),
+            generation=replace(
+                Generation(**{**row["generation"], "stop": ()}), stop=tuple(row["generation"]["stop"])
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to one request, or the reason why there is none.
+
+    Attributes:
+        id: The request's id.
+        text: Decoded answer without special tokens and stop strings.
+        prompt_tokens: Length of the prompt, image tokens included.
+        new_tokens: Generated tokens, the end-of-sequence token included.
+        visual_tokens: Image tokens in the prompt.
+        visual_tokens_kept: Image tokens left in the last layer (fewer than `visual_tokens` after pruning).
+        finish: "stop" (end of sequence or stop string), "length", or "error".
+        error: Why there is no answer; empty when there is one.
+    """
+
+    id: str
+    text: str = ""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    visual_tokens: int = 0
+    visual_tokens_kept: int = 0
+    finish: Literal["stop", "length", "error"] = "stop"
+    error: str = ""
