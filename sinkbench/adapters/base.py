@@ -1,0 +1,202 @@
+"""What the engine needs of a model, whatever its family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sinkbench.adapters.presets import ModelPreset
+from sinkbench.engine.context import Role
+from sinkbench.engine.prompt import Prompt
+from sinkbench.errors import SampleError, SinkbenchError
+from sinkbench.methods.base import ModelInfo
+from sinkbench.request import IMAGE_PLACEHOLDER, ImageRef, Request
+
+_SENTINEL = "\ue000{}\ue001"
+"""Marks a user's text inside a rendered chat template; private-use characters that no template holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInputs:
+    """One preprocessed image.
+
+    Attributes:
+        tensors: What the family's vision encoder takes, by argument name.
+        roles: (N,) uint8, the role of each feature that the image becomes: IMAGE, or TEMPLATE for separators.
+    """
+
+    tensors: dict[str, Tensor]
+    roles: Tensor
+
+
+class Adapter(ABC):
+    """A loaded model and its processor.
+
+    Subclasses give the table of module paths (every path is looked up at load, so that a stale one fails at once) and
+    what differs between families: how an image is preprocessed, encoded and counted.
+
+    Args:
+        preset: Which model this is.
+        model: The loaded model.
+        processor: Its processor.
+    """
+
+    family: ClassVar[str]
+    paths: ClassVar[dict[str, str]]
+    """From "language_model", "layers", "embed", "head", "vision" to module paths below the model."""
+
+    def __init__(self, preset: ModelPreset, model: Any, processor: Any) -> None:
+        self.preset = preset
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        modules = {}
+        for name, path in self.paths.items():
+            try:
+                modules[name] = model.get_submodule(path)
+            except AttributeError as error:
+                raise SinkbenchError(
+                    f"{type(model).__name__} has no module {path!r}, where the {self.family} adapter expects its {name}",
+                    "This transformers version lays the class out in another way; see design note in adapters/base.py.",
+                ) from error
+        self.language_model: nn.Module = modules["language_model"]
+        self.layers: nn.ModuleList = modules["layers"]  # type: ignore[assignment]
+        self.embed: nn.Module = modules["embed"]
+        self.head: nn.Module = modules["head"]
+        self.vision: nn.Module = modules["vision"]
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.image_token = int(model.config.image_token_id)
+        self.eos = self._eos()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What methods may know."""
+        text = self.language_model.config
+        return ModelInfo(
+            name=self.preset.name,
+            n_layers=text.num_hidden_layers,
+            n_heads=text.num_attention_heads,
+            n_kv_heads=text.num_key_value_heads,
+            hidden_size=text.hidden_size,
+            sink_dims=self.preset.sink_dims,
+        )
+
+    @abstractmethod
+    def image_layout(self, image: ImageRef) -> Tensor:
+        """(N,) uint8 roles of the features that an image becomes; may read the file's header, not its pixels."""
+
+    @abstractmethod
+    def preprocess(self, image: ImageRef) -> ImageInputs:
+        """Decode and preprocess one image on the CPU.
+
+        Raises:
+            SampleError: The file cannot be read.
+        """
+
+    @abstractmethod
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[Tensor]:
+        """Features (N_i, d) of each image after the projector, on the model's device."""
+
+    def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
+        """(P, L) rotary positions of a prompt."""
+        return torch.arange(len(ids))[None]
+
+    def encode(self, request: Request) -> Prompt:
+        """Render the chat template, tokenise, and say what each token is for.
+
+        Raises:
+            SampleError: Placeholders and images do not match, or the text holds the model's own image token.
+        """
+        text, spans = self._render(request)
+        encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=self._adds_special_tokens(text))
+        ids = torch.tensor(encoded["input_ids"], dtype=torch.int64)
+        roles = torch.full_like(ids, int(Role.TEMPLATE), dtype=torch.uint8)
+        for token, (start, end) in enumerate(encoded["offset_mapping"]):
+            if end > start and any(start < stop and end > begin for begin, stop in spans):
+                roles[token] = int(Role.QUERY)
+        places = (ids == self.image_token).nonzero()[:, 0].tolist()
+        if len(places) != len(request.images):
+            raise SampleError(f"the prompt has {len(places)} image tokens for {len(request.images)} images")
+        id_parts, role_parts, done = [], [], 0
+        for place, image in zip(places, request.images, strict=True):
+            layout = self.image_layout(image)
+            id_parts += [ids[done:place], torch.full((len(layout),), self.image_token)]
+            role_parts += [roles[done:place], layout]
+            done = place + 1
+        if places and places[-1] == len(ids) - 1:
+            raise SampleError("the prompt ends with an image; the chat template must say who speaks next")
+        ids = torch.cat([*id_parts, ids[done:]])
+        roles = torch.cat([*role_parts, roles[done:]])
+        return Prompt(request, ids, roles, self.positions(ids, request.images), request.images, self.image_token)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def forward(self, embeds: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """One pass of the decoder stack under the active context.
+
+        Args:
+            embeds: (B, Q, d).
+            positions: (P, B, Q).
+            cache: Receives this pass's keys and values.
+
+        Returns:
+            (B, Q, d) final hidden states, after the last norm.
+        """
+        output = self.language_model(
+            inputs_embeds=embeds, position_ids=self._position_ids(positions), past_key_values=cache, use_cache=True
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) float32 logits of hidden states (…, d)."""
+        return self.head(hidden).float()  # type: ignore[no-any-return]
+
+    def _position_ids(self, positions: Tensor) -> Tensor:
+        return positions[0]
+
+    def _render(self, request: Request) -> tuple[str, list[tuple[int, int]]]:
+        """The prompt as the chat template writes it, and the character spans of the user's words."""
+        texts: list[str] = []
+        messages = []
+        for message in request.messages:
+            parts: list[dict[str, str]] = []
+            for index, piece in enumerate(message.text.split(IMAGE_PLACEHOLDER)):
+                if index:
+                    parts.append({"type": "image"})
+                # Templates put an image where they want it; white space around the placeholder is not the user's.
+                words = piece.strip() if request.images else piece
+                if self._image_text() in words:
+                    raise SampleError(f"the text holds the model's image token {self._image_text()!r}")
+                if words:
+                    parts.append({"type": "text", "text": _SENTINEL.format(len(texts))})
+                    texts.append(words)
+            messages.append({"role": message.role, "content": parts})
+        rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        spans, out = [], ""
+        for index, words in enumerate(texts):
+            before, found, rendered = rendered.partition(_SENTINEL.format(index))
+            if not found:
+                raise SampleError("the chat template dropped a message")
+            out += before
+            spans.append((len(out), len(out) + len(words)))
+            out += words
+        return out + rendered, spans
+
+    def _image_text(self) -> str:
+        return str(getattr(self.processor, "image_token", IMAGE_PLACEHOLDER))
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
+
+    def _eos(self) -> tuple[int, ...]:
+        eos = self.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)

@@ -1,0 +1,145 @@
+"""Which models there are, and where their weights lie. No torch here: names are checked before anything loads."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.paths import asset, resource
+
+FAMILIES = {
+    "llava": "llava",
+    "llava_next": "llava",
+}
+"""`model_type` of a config.json -> adapter family."""
+
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class ModelPreset:
+    """A model that a name stands for.
+
+    Attributes:
+        name: What the command line calls it.
+        family: Adapter family.
+        path: "asset:NAME" for a shipped model, a local folder, or a hub id.
+        revision: Commit or tag on the hub.
+        dtype: Weights' type where the user does not choose.
+        sink_dims: Hidden dimensions with massive activations.
+        sink_source: Where `sink_dims` come from.
+        options: Preprocessing options of the family; they are part of the run id.
+    """
+
+    name: str
+    family: str
+    path: str
+    revision: str = ""
+    dtype: str = "bfloat16"
+    sink_dims: tuple[int, ...] = ()
+    sink_source: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` takes."""
+        return str(asset(self.path.removeprefix("asset:"))) if self.path.startswith("asset:") else self.path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are a folder on this machine."""
+        return self.path.startswith("asset:") or Path(self.path).is_dir()
+
+
+def model_names() -> list[str]:
+    """Names of the presets in configs/models/."""
+    return sorted(path.stem for path in (resource("configs") / "models").glob("*.yaml"))
+
+
+def resolve_model(name: str) -> ModelPreset:
+    """The preset that a name stands for: a preset's name, a local folder, or a hub id that a preset has.
+
+    Raises:
+        UsageError: It stands for nothing.
+    """
+    presets = resource("configs") / "models"
+    if name in model_names():
+        return _read_preset(presets / f"{name}.yaml")
+    if Path(name).is_dir():
+        return _from_folder(Path(name))
+    if "/" in name:
+        for known in model_names():
+            preset = _read_preset(presets / f"{known}.yaml")
+            if preset.path == name:
+                return preset
+        raise UsageError(
+            f"model {name!r} is neither a folder nor the hub id of a preset",
+            "Give a downloaded folder (huggingface-cli download ID --local-dir DIR), or write configs/models/NAME.yaml. "
+            "`sinkbench list models` shows the presets.",
+        )
+    raise unknown_name("model", name, model_names())
+
+
+def check_available(preset: ModelPreset) -> None:
+    """Make sure that the weights can be had, before anything heavy is loaded.
+
+    Raises:
+        UsageError: They are neither on this machine nor can the hub be reached.
+    """
+    if preset.path.startswith("asset:"):
+        if not (Path(preset.location) / "config.json").is_file():
+            raise UsageError(f"the shipped model {preset.name} is missing at {preset.location}", "Reinstall sinkbench.")
+        return
+    if preset.is_local:
+        return
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    revision = preset.revision or None
+    try:
+        snapshot_download(preset.path, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)
+        return
+    except LocalEntryNotFoundError:
+        pass
+    hint = (
+        f"On a machine with a network: huggingface-cli download {preset.path} --local-dir DIR; copy DIR here and pass "
+        f"--model DIR. Or point HF_HOME at a cache that holds it. `sinkbench list models` marks what runs offline."
+    )
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UsageError(f"model {preset.name} ({preset.path}) is not in the cache, and HF_HUB_OFFLINE forbids the hub", hint)
+    try:
+        HfApi().model_info(preset.path, revision=revision, timeout=10)
+    except (HfHubHTTPError, OSError) as error:
+        raise UsageError(f"model {preset.name} ({preset.path}) is not in the cache, and the hub cannot be reached", hint) from error
+
+
+def _read_preset(path: Path) -> ModelPreset:
+    row = yaml.safe_load(path.read_text())
+    sinks = row.get("sink_dims") or {}
+    return ModelPreset(
+        name=path.stem,
+        family=row["family"],
+        path=row["path"],
+        revision=row.get("revision") or "",
+        dtype=row.get("dtype", "bfloat16"),
+        sink_dims=tuple(sinks.get("dims", ())),
+        sink_source=sinks.get("source", ""),
+        options=row.get("options") or {},
+    )
+
+
+def _from_folder(folder: Path) -> ModelPreset:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UsageError(f"{folder} holds no config.json", "Give a folder that transformers' from_pretrained can load.")
+    try:
+        model_type = json.loads(config.read_text()).get("model_type", "")
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{config} is no JSON: {error}", "Download the model again.") from error
+    if model_type not in FAMILIES:
+        raise UsageError(f"{config}: no adapter for model_type {model_type!r}", f"Supported: {', '.join(sorted(FAMILIES))}.")
+    return ModelPreset(folder.resolve().name, FAMILIES[model_type], str(folder.resolve()), dtype="auto")

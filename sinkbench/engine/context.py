@@ -1,0 +1,130 @@
+"""What a method may know about the batch in flight: stages, roles of tokens, rows, and its own state.
+
+Keys live in *slots*: a batch is laid out as [prefix, left-padded][suffix, left-padded][generated], so a key is visible
+to a query iff its slot is not later and not padding. Slots are storage; positions (what RoPE sees) are kept apart.
+"""
+
+from dataclasses import dataclass, field
+from enum import Flag, IntEnum, auto
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Stage(Flag):
+    """Where in the computation of an answer the model is."""
+
+    NONE = 0
+    VISION = auto()
+    """Vision encoder and projector."""
+    PREFIX = auto()
+    """The prompt up to and including its last image token; shared by all questions about an image."""
+    SUFFIX = auto()
+    """The rest of the prompt (all of it when there is no image)."""
+    DECODE = auto()
+    """One generated token at a time."""
+
+
+class Role(IntEnum):
+    """What a token is for."""
+
+    PAD = 0
+    TEMPLATE = 1
+    """System prompt, chat markup, image row separators."""
+    IMAGE = 2
+    QUERY = 3
+    """The user's own words."""
+    GENERATED = 4
+
+
+class State(dict[str, Tensor]):
+    """Tensors that a method keeps for a batch, batch dimension first; the engine re-indexes them with the cache."""
+
+    def select(self, index: Tensor) -> "State":
+        """The state of the samples `index` (N,), in that order; an index may repeat."""
+        return State({name: value.index_select(0, index.to(value.device)) for name, value in self.items()})
+
+
+@dataclass(eq=False)
+class Context:
+    """One forward pass of the language model, as a method sees it.
+
+    Attributes:
+        stage: PREFIX, SUFFIX or DECODE.
+        roles: (B, K) uint8, the role of every key slot written so far, this pass's own included.
+        n_queries: Q, how many slots at the end of `roles` are the queries of this pass.
+        step: 0 for the prompt, then 1, 2, … for each decode pass.
+        state: The method's tensors for this batch; kept from pass to pass.
+        padded: Whether any slot is padding; saves a device synchronisation to find out.
+        contrast_logits: (B, V) logits of the method's second branch at this step, if it has one.
+    """
+
+    stage: Stage
+    roles: Tensor
+    n_queries: int
+    step: int = 0
+    state: State = field(default_factory=State)
+    padded: bool = True
+    contrast_logits: Tensor | None = None
+
+    @property
+    def n_keys(self) -> int:
+        """K, the number of key slots."""
+        return self.roles.shape[1]
+
+    @property
+    def start(self) -> int:
+        """The slot of the first query row."""
+        return self.n_keys - self.n_queries
+
+    @property
+    def last_row(self) -> slice:
+        """The last query row: the one whose output becomes the next token (prompts are left-padded)."""
+        return slice(self.n_queries - 1, self.n_queries)
+
+    @property
+    def all_rows(self) -> slice:
+        """Every query row of this pass."""
+        return slice(0, self.n_queries)
+
+    @cached_property
+    def is_valid(self) -> Tensor:
+        """(B, K) bool: not padding."""
+        return self.roles != Role.PAD
+
+    @cached_property
+    def is_image(self) -> Tensor:
+        """(B, K) bool: image tokens, row separators excluded."""
+        return self.roles == Role.IMAGE
+
+    @cached_property
+    def is_query(self) -> Tensor:
+        """(B, K) bool: the user's own words."""
+        return self.roles == Role.QUERY
+
+    @cached_property
+    def is_prompt(self) -> Tensor:
+        """(B, K) bool: valid tokens that were given, not generated."""
+        return self.is_valid & (self.roles != Role.GENERATED)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """(B, 1, Q, K) bool, True where a query may look; None where every query sees every key.
+
+        A padding row sees itself, so that no softmax is taken over nothing; it is never a key to others.
+        """
+        if self.n_queries == 1:
+            return self.is_valid[:, None, None, :] if self.padded else None
+        slots = torch.arange(self.n_keys, device=self.roles.device)
+        queries = slots[self.start :, None]
+        causal = slots[None, :] <= queries
+        if not self.padded:
+            return causal[None, None]
+        visible = (causal & self.is_valid[:, None, :]) | (slots[None, :] == queries)
+        return visible[:, None]
+
+    @property
+    def is_plain_causal(self) -> bool:
+        """Whether `mask` is the square lower triangle, which fused kernels know by name."""
+        return not self.padded and self.n_queries == self.n_keys and self.n_queries > 1

@@ -1,0 +1,113 @@
+"""The methods by name. Importing this package loads none of them."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.paths import resource
+
+if TYPE_CHECKING:
+    from sinkbench.methods.base import Method
+
+_CLASSES = {
+    "greedy": "sinkbench.methods.greedy:Greedy",
+    "pai": "sinkbench.methods.pai:Pai",
+    "var": "sinkbench.methods.var:Var",
+}
+
+
+def method_names() -> list[str]:
+    """Every method's name."""
+    return sorted(_CLASSES)
+
+
+def method_class(name: str) -> "type[Method]":
+    """The class of one method.
+
+    Raises:
+        UsageError: Nobody is called so.
+    """
+    if name not in _CLASSES:
+        raise unknown_name("method", name, _CLASSES)
+    module, _, cls = _CLASSES[name].partition(":")
+    return typing.cast("type[Method]", getattr(import_module(module), cls))
+
+
+def get_method(name: str, params: Mapping[str, Any] | None = None, model: str = "") -> "Method":
+    """A method with its hyper-parameters.
+
+    A parameter's value is, in this order: what `params` says; the `--set NAME.profile` chosen in
+    configs/methods/NAME.yaml; that file's entry for `model`; the default of the class.
+
+    Args:
+        name: "var", or "a+b" to compose.
+        params: Values by parameter name; for a composition by "method.param".
+        model: Preset name, for per-model values.
+
+    Raises:
+        UsageError: An unknown method or parameter, a value of the wrong type, or a composition that cannot be.
+    """
+    params = dict(params or {})
+    names = name.split("+")
+    classes = [method_class(part) for part in names]
+    qualified = {key if "." in key or len(names) > 1 else f"{name}.{key}": value for key, value in params.items()}
+    for key in qualified:
+        owner, _, _ = key.partition(".")
+        if owner not in names:
+            raise UsageError(
+                f"parameter {key!r} belongs to no method of this run ({name})",
+                f"Write --set METHOD.PARAM=VALUE with METHOD one of: {', '.join(names)}.",
+            )
+    parts = [
+        _build(cls, {k.partition(".")[2]: v for k, v in qualified.items() if k.startswith(f"{part}.")}, model)
+        for part, cls in zip(names, classes, strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    from sinkbench.methods.composed import Composed
+
+    return Composed(tuple(parts))
+
+
+def _build(cls: "type[Method]", params: dict[str, Any], model: str) -> "Method":
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {**_configured(cls.name, model, params.pop("profile", None)), **params}
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown_name("parameter", f"{cls.name}.{key}", [f"{cls.name}.{known}" for known in (*fields, "profile")])
+        values[key] = _typed(f"{cls.name}.{key}", value, hints[key])
+    return cls(**values)
+
+
+def _configured(name: str, model: str, profile: str | None) -> dict[str, Any]:
+    """Values from configs/methods/NAME.yaml: the model's, then the profile's on top."""
+    path = resource("configs") / "methods" / f"{name}.yaml"
+    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    values = dict((config.get("models") or {}).get(model, {}).get("params", {}))
+    if profile is not None:
+        profiles = config.get("profiles") or {}
+        if profile not in profiles:
+            raise UsageError(f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}.")
+        values |= profiles[profile]["params"]
+    return values
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that a field declares, or a UsageError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(name, item, args[0]) for item in value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    expected = " or ".join(map(repr, args)) if origin is typing.Literal else getattr(hint, "__name__", str(hint))
+    raise UsageError(f"{name}={value!r} is not {expected}", f"Give a value of that kind: --set {name}=VALUE.")

@@ -1,0 +1,162 @@
+"""What a method is: frozen hyper-parameters (`Method`) and, bound to a model, its edits (`Intervention`).
+
+An intervention holds nothing of a batch. What it must remember between passes lives in `ctx.state`, which the engine
+re-indexes together with the KV cache, so nothing can leak from one batch to the next.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Tensor
+
+from sinkbench.engine.context import Context, Stage
+
+if TYPE_CHECKING:
+    from sinkbench.engine.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from.
+
+    Attributes:
+        title: Title of the paper.
+        authors: First author and "et al.".
+        venue: Venue and year.
+        arxiv: arXiv number.
+        code: Repository and commit that the specification was read from.
+    """
+
+    title: str
+    authors: str
+    venue: str
+    arxiv: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a method may know about a model, whatever its family.
+
+    Attributes:
+        name: Preset or folder name; per-model hyper-parameters are looked up by it.
+        n_layers: Decoder layers L.
+        n_heads: Query heads H.
+        n_kv_heads: Key and value heads.
+        hidden_size: Width d of the residual stream.
+        sink_dims: Hidden dimensions with massive activations; empty where nobody has measured them.
+    """
+
+    name: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    hidden_size: int
+    sink_dims: tuple[int, ...] = ()
+
+
+class Intervention:
+    """The edits of a method on a model. Every hook leaves things as they are until a subclass overrides it."""
+
+    hidden_layers: Iterable[int] = ()
+    """Layers whose input `observe_hidden` wants to see."""
+
+    def rows(self, layer: int, ctx: Context) -> slice | None:
+        """Query rows whose exact weights the method edits or reads in this layer and pass (None: none)."""
+        return None
+
+    def edit_scores(self, layer: int, scores: Tensor, ctx: Context) -> Tensor:
+        """Edit scaled and masked scores (B, H, R, K) float32 before the softmax."""
+        return scores
+
+    def edit_weights(self, layer: int, weights: Tensor, ctx: Context) -> Tensor:
+        """Edit weights (B, H, R, K) float32 after the softmax. By default the group form, if the method has one."""
+        codes = self.key_groups(layer, ctx)
+        return weights if codes is None else apply_groups(self, layer, weights, codes, ctx)
+
+    def key_groups(self, layer: int, ctx: Context) -> Tensor | None:
+        """Group code of every key, (B, K) int64 in [0, n_groups), if the edit scales whole groups of keys."""
+        return None
+
+    n_groups: int = 0
+    """How many codes `key_groups` uses."""
+
+    def scale_groups(self, layer: int, mass: Tensor, ctx: Context) -> Tensor:
+        """Factor (B, H, R, G) of each group's weights, given the groups' attention mass (B, H, R, G)."""
+        raise NotImplementedError(f"{type(self).__name__} has key groups but no scale_groups")
+
+    def edit_heads(self, layer: int, heads: Tensor, ctx: Context) -> Tensor:
+        """Edit head outputs (B, Q, H, d) before the output projection."""
+        return heads
+
+    def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
+        """See the input (B, Q, d) of a layer named in `hidden_layers`."""
+
+    def contrast(self, prompt: "Prompt") -> "Prompt | None":
+        """The prompt of a second, unedited branch whose logits arrive as `ctx.contrast_logits` (None: no branch)."""
+        return None
+
+    def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
+        """Edit next-token logits (B, V) float32."""
+        return logits
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyper-parameters of a method: hashable, serialisable, without state. Subclass fields are the parameters.
+
+    Class attributes:
+        name: What the command line calls it.
+        summary: One line for tables.
+        paper: Its source.
+        edits: Stages whose result it changes; earlier stages can be shared with other methods.
+        observes: Stages that it only reads.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[Paper | None]
+    edits: ClassVar[Stage] = Stage.NONE
+    observes: ClassVar[Stage] = Stage.NONE
+
+    def bind(self, model: ModelInfo) -> Intervention:
+        """Resolve per-model values.
+
+        Raises:
+            UsageError: The model lacks something that the method needs; the hint says how to get it.
+        """
+        raise NotImplementedError
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the method runs a second branch; a composition can hold one such method."""
+        return False
+
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters by name, JSON-ready."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def replace(self, **changes: Any) -> Self:
+        """The same method with some parameters changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def apply_groups(method: Intervention, layer: int, weights: Tensor, codes: Tensor, ctx: Context) -> Tensor:
+    """Scale weights by group, in plain torch: the reference of the fused form.
+
+    Args:
+        method: Asked for its factors.
+        layer: 0-based layer.
+        weights: (B, H, R, K) post-softmax.
+        codes: (B, K) int64 group of each key.
+        ctx: The pass.
+
+    Returns:
+        (B, H, R, K): weight · factor of its key's group. No renormalisation.
+    """
+    b, h, r, k = weights.shape
+    index = codes[:, None, None, :].expand(b, h, r, k)
+    mass = weights.new_zeros(b, h, r, method.n_groups).scatter_add_(3, index, weights)
+    return weights * method.scale_groups(layer, mass, ctx).gather(3, index)

@@ -1,0 +1,121 @@
+"""`a+b`: several methods at once, each seeing only the rows that it asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from sinkbench.engine.context import Context, Stage
+from sinkbench.errors import UsageError
+from sinkbench.methods.base import Intervention, Method, ModelInfo
+
+if TYPE_CHECKING:
+    from sinkbench.engine.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Composed(Method):
+    """Methods applied in order.
+
+    Attributes:
+        parts: The methods, first to last.
+    """
+
+    name: ClassVar[str] = "composed"
+    summary: ClassVar[str] = "several methods in order"
+    paper: ClassVar[None] = None
+
+    parts: tuple[Method, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        # The class attributes of a single method become properties of the combination.
+        object.__setattr__(self, "name", "+".join(names))
+        object.__setattr__(self, "edits", _union(part.edits for part in self.parts))
+        object.__setattr__(self, "observes", _union(part.observes for part in self.parts))
+        if len(set(names)) < len(names):
+            raise UsageError(f"{self.name} names a method twice", "Name each method once; order matters.")
+        if "greedy" in names:
+            raise UsageError(f"{self.name}: greedy edits nothing", "Leave greedy out.")
+        if len(branching := [part.name for part in self.parts if part.contrasts]) > 1:
+            raise UsageError(
+                f"{self.name}: {' and '.join(branching)} each contrast with a second branch, and only one can",
+                "Turn the contrast off in all but one, for example --set pai.gamma=1.",
+            )
+
+    def bind(self, model: ModelInfo) -> Intervention:
+        """Bind every part."""
+        return ComposedIntervention([part.bind(model) for part in self.parts])
+
+    def params(self) -> dict[str, Any]:
+        """Parameters of the parts as `method.param`."""
+        return {f"{part.name}.{key}": value for part in self.parts for key, value in part.params().items()}
+
+
+def _union(stages: Any) -> Stage:
+    result = Stage.NONE
+    for stage in stages:
+        result |= stage
+    return result
+
+
+class ComposedIntervention(Intervention):
+    """Bound methods in order.
+
+    Args:
+        parts: The interventions.
+    """
+
+    def __init__(self, parts: Sequence[Intervention]) -> None:
+        self.parts = parts
+        self.hidden_layers = sorted({layer for part in parts for layer in part.hidden_layers})
+
+    def rows(self, layer: int, ctx: Context) -> slice | None:
+        """The smallest range that holds every part's rows."""
+        wanted = [rows for part in self.parts if (rows := part.rows(layer, ctx)) is not None]
+        if not wanted:
+            return None
+        return slice(min(rows.start for rows in wanted), max(rows.stop for rows in wanted))
+
+    def _each(self, hook: str, layer: int, values: Tensor, ctx: Context) -> Tensor:
+        all_rows = self.rows(layer, ctx)
+        assert all_rows is not None
+        values = values.clone()
+        for part in self.parts:
+            rows = part.rows(layer, ctx)
+            if rows is not None:
+                own = slice(rows.start - all_rows.start, rows.stop - all_rows.start)
+                values[:, :, own] = getattr(part, hook)(layer, values[:, :, own], ctx)
+        return values
+
+    def edit_scores(self, layer: int, scores: Tensor, ctx: Context) -> Tensor:
+        """Each part edits its own rows."""
+        return self._each("edit_scores", layer, scores, ctx)
+
+    def edit_weights(self, layer: int, weights: Tensor, ctx: Context) -> Tensor:
+        """Each part edits its own rows."""
+        return self._each("edit_weights", layer, weights, ctx)
+
+    def edit_heads(self, layer: int, heads: Tensor, ctx: Context) -> Tensor:
+        """Each part in order."""
+        for part in self.parts:
+            heads = part.edit_heads(layer, heads, ctx)
+        return heads
+
+    def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
+        """Show the layer to the parts that asked for it."""
+        for part in self.parts:
+            if layer in part.hidden_layers:
+                part.observe_hidden(layer, hidden, ctx)
+
+    def contrast(self, prompt: "Prompt") -> "Prompt | None":
+        """The branch of the one part that has one."""
+        branches = (part.contrast(prompt) for part in self.parts)
+        return next((branch for branch in branches if branch is not None), None)
+
+    def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
+        """Each part in order."""
+        for part in self.parts:
+            logits = part.edit_logits(logits, ctx)
+        return logits

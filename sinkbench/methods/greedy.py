@@ -1,0 +1,19 @@
+"""The baseline: the model as it is."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sinkbench.methods.base import Intervention, Method, ModelInfo
+
+
+@dataclass(frozen=True)
+class Greedy(Method):
+    """Edits nothing. Every comparison is against it."""
+
+    name: ClassVar[str] = "greedy"
+    summary: ClassVar[str] = "the plain model, no intervention"
+    paper: ClassVar[None] = None
+
+    def bind(self, model: ModelInfo) -> Intervention:
+        """Nothing to resolve."""
+        return Intervention()
