@@ -31,14 +31,17 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: torch sees no GPU here", "Use --device cpu; `sinkbench doctor` lists devices.")
+        raise UsageError(
+            f"device {device!r}: torch sees no GPU here", "Use --device cpu; `sinkbench doctor` lists devices."
+        )
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else (preset.dtype if preset.dtype != "auto" else "bfloat16")
     revision = preset.revision or "main"
     config = AutoConfig.from_pretrained(preset.location, revision=revision)
     if config.model_type not in classes:
         raise UsageError(
-            f"{preset.name}: no adapter for model_type {config.model_type!r}", f"Supported: {', '.join(sorted(classes))}."
+            f"{preset.name}: no adapter for model_type {config.model_type!r}",
+            f"Supported: {', '.join(sorted(classes))}.",
         )
     model = AutoModelForImageTextToText.from_pretrained(
         preset.location, revision=revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"

@@ -53,17 +53,17 @@ class Adapter(ABC):
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        modules = {}
+        modules: dict[str, Any] = {}
         for name, path in self.paths.items():
             try:
                 modules[name] = model.get_submodule(path)
             except AttributeError as error:
                 raise SinkbenchError(
-                    f"{type(model).__name__} has no module {path!r}, where the {self.family} adapter expects its {name}",
-                    "This transformers version lays the class out in another way; see design note in adapters/base.py.",
+                    f"{type(model).__name__} has no module {path!r}, the {name} of the {self.family} family",
+                    "Install the transformers version of constraints.txt, or correct the adapter's table of paths.",
                 ) from error
-        self.language_model: nn.Module = modules["language_model"]
-        self.layers: nn.ModuleList = modules["layers"]  # type: ignore[assignment]
+        self.language_model: Any = modules["language_model"]
+        self.layers: nn.ModuleList = modules["layers"]
         self.embed: nn.Module = modules["embed"]
         self.head: nn.Module = modules["head"]
         self.vision: nn.Module = modules["vision"]
@@ -162,7 +162,7 @@ class Adapter(ABC):
 
     def _render(self, request: Request) -> tuple[str, list[tuple[int, int]]]:
         """The prompt as the chat template writes it, and the character spans of the user's words."""
-        texts: list[str] = []
+        texts: list[tuple[str, bool]] = []
         messages = []
         for message in request.messages:
             parts: list[dict[str, str]] = []
@@ -175,16 +175,17 @@ class Adapter(ABC):
                     raise SampleError(f"the text holds the model's image token {self._image_text()!r}")
                 if words:
                     parts.append({"type": "text", "text": _SENTINEL.format(len(texts))})
-                    texts.append(words)
+                    texts.append((words, message.role == "user"))
             messages.append({"role": message.role, "content": parts})
         rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         spans, out = [], ""
-        for index, words in enumerate(texts):
+        for index, (words, by_user) in enumerate(texts):
             before, found, rendered = rendered.partition(_SENTINEL.format(index))
             if not found:
                 raise SampleError("the chat template dropped a message")
             out += before
-            spans.append((len(out), len(out) + len(words)))
+            if by_user:
+                spans.append((len(out), len(out) + len(words)))
             out += words
         return out + rendered, spans
 

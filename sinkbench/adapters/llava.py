@@ -1,4 +1,4 @@
-"""The LLaVA family: LLaVA-1.5 (`LlavaForConditionalGeneration`) and LLaVA-NeXT (`LlavaNextForConditionalGeneration`)."""
+"""The LLaVA family: LLaVA-1.5 (transformers' `Llava…`) and LLaVA-NeXT (`LlavaNext…ForConditionalGeneration`)."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -75,7 +75,10 @@ class LlavaNextAdapter(LlavaAdapter):
         config = self.model.config
         side = self.patches_per_side
         rows, columns = select_best_resolution((height, width), config.image_grid_pinpoints)
-        rows, columns = rows // config.vision_config.image_size * side, columns // config.vision_config.image_size * side
+        rows, columns = (
+            rows // config.vision_config.image_size * side,
+            columns // config.vision_config.image_size * side,
+        )
         if width / height > columns / rows:
             kept = int(round(height * (columns / width), 7))
             rows -= 2 * ((rows - kept) // 2)

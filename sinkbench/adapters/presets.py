@@ -78,7 +78,7 @@ def resolve_model(name: str) -> ModelPreset:
                 return preset
         raise UsageError(
             f"model {name!r} is neither a folder nor the hub id of a preset",
-            "Give a downloaded folder (huggingface-cli download ID --local-dir DIR), or write configs/models/NAME.yaml. "
+            "Give a downloaded folder (hf download ID --local-dir DIR), or write configs/models/NAME.yaml. "
             "`sinkbench list models` shows the presets.",
         )
     raise unknown_name("model", name, model_names())
@@ -106,15 +106,19 @@ def check_available(preset: ModelPreset) -> None:
     except LocalEntryNotFoundError:
         pass
     hint = (
-        f"On a machine with a network: huggingface-cli download {preset.path} --local-dir DIR; copy DIR here and pass "
+        f"On a machine with a network: hf download {preset.path} --local-dir DIR; copy DIR here and pass "
         f"--model DIR. Or point HF_HOME at a cache that holds it. `sinkbench list models` marks what runs offline."
     )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UsageError(f"model {preset.name} ({preset.path}) is not in the cache, and HF_HUB_OFFLINE forbids the hub", hint)
+        raise UsageError(
+            f"model {preset.name} ({preset.path}) is not in the cache, and HF_HUB_OFFLINE forbids the hub", hint
+        )
     try:
         HfApi().model_info(preset.path, revision=revision, timeout=10)
     except (HfHubHTTPError, OSError) as error:
-        raise UsageError(f"model {preset.name} ({preset.path}) is not in the cache, and the hub cannot be reached", hint) from error
+        raise UsageError(
+            f"model {preset.name} ({preset.path}) is not in the cache, and the hub cannot be reached", hint
+        ) from error
 
 
 def _read_preset(path: Path) -> ModelPreset:
@@ -141,5 +145,7 @@ def _from_folder(folder: Path) -> ModelPreset:
     except json.JSONDecodeError as error:
         raise UsageError(f"{config} is no JSON: {error}", "Download the model again.") from error
     if model_type not in FAMILIES:
-        raise UsageError(f"{config}: no adapter for model_type {model_type!r}", f"Supported: {', '.join(sorted(FAMILIES))}.")
+        raise UsageError(
+            f"{config}: no adapter for model_type {model_type!r}", f"Supported: {', '.join(sorted(FAMILIES))}."
+        )
     return ModelPreset(folder.resolve().name, FAMILIES[model_type], str(folder.resolve()), dtype="auto")

@@ -89,9 +89,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, ctx: Context, sca
     b, h, q, d = query.shape
     groups = h // key.shape[1]
     if ctx.is_plain_causal:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1
-        )
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
     if groups > 1 and q == 1:
         # One query row sees the same keys in every head of a group: the group becomes the row dimension.
         folded = query.reshape(b, key.shape[1], groups, d)
@@ -141,7 +139,7 @@ def edited_rows(
 
 
 @contextmanager
-def attached(language_model: nn.Module, layers: nn.ModuleList, ctx: Context, method: "Intervention") -> Iterator[None]:
+def attached(language_model: Any, layers: nn.ModuleList, ctx: Context, method: "Intervention") -> Iterator[None]:
     """Let `method` act on one forward pass; afterwards the model is as it was found.
 
     Args:

@@ -22,7 +22,9 @@ class SlotCache(Cache):
         self.lengths: dict[int, int] = {}
         self.layers: list[Any] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write (B, H_kv, Q, d) keys and values into the next slots of a layer.
 
         Returns:
@@ -75,6 +77,4 @@ class SlotCache(Cache):
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sample takes over all layers."""
-        return sum(
-            2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in self.keys.values()
-        )
+        return sum(2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in self.keys.values())

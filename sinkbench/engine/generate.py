@@ -139,9 +139,7 @@ class Engine:
             {key: value for key, value in done.items() if isinstance(value, SampleError)},
         )
 
-    def _generate_or_halve(
-        self, prompts: list[Prompt], inputs: dict[str, ImageInputs], start: float
-    ) -> list[Response]:
+    def _generate_or_halve(self, prompts: list[Prompt], inputs: dict[str, ImageInputs], start: float) -> list[Response]:
         """Generate; where memory runs out, in two halves."""
         try:
             with torch.inference_mode():

@@ -117,9 +117,7 @@ class Stream:
         if longest == 0:
             return torch.empty(len(self.prompts), 0, dtype=torch.uint8, device=device), False, State()
         prefix = Segment.stack(owners, spans, device)
-        self.context = Context(
-            stage=Stage.PREFIX, roles=prefix.roles, n_queries=longest, padded=prefix.padded
-        )
+        self.context = Context(stage=Stage.PREFIX, roles=prefix.roles, n_queries=longest, padded=prefix.padded)
         self._forward(self._embed_prefixes(owners, prefix.ids), prefix.positions)
         roles, state = prefix.roles, self.context.state
         if shared:
@@ -131,7 +129,7 @@ class Stream:
     def _embed_prefixes(self, prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
         """Token embeddings with the images' features in their places: (B, P, d)."""
         places = ids == self.adapter.image_token
-        embeds = self.adapter.embed(ids.masked_fill(places, 0))
+        embeds: Tensor = self.adapter.embed(ids.masked_fill(places, 0))
         features = torch.cat([self.features[image.key] for prompt in prompts for image in prompt.images])
         embeds[places] = features.to(embeds.dtype)
         return embeds

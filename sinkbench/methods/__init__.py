@@ -80,7 +80,9 @@ def _build(cls: "type[Method]", params: dict[str, Any], model: str) -> "Method":
     hints = typing.get_type_hints(cls)
     for key, value in values.items():
         if key not in fields:
-            raise unknown_name("parameter", f"{cls.name}.{key}", [f"{cls.name}.{known}" for known in (*fields, "profile")])
+            raise unknown_name(
+                "parameter", f"{cls.name}.{key}", [f"{cls.name}.{known}" for known in (*fields, "profile")]
+            )
         values[key] = _typed(f"{cls.name}.{key}", value, hints[key])
     return cls(**values)
 
@@ -93,7 +95,9 @@ def _configured(name: str, model: str, profile: str | None) -> dict[str, Any]:
     if profile is not None:
         profiles = config.get("profiles") or {}
         if profile not in profiles:
-            raise UsageError(f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}.")
+            raise UsageError(
+                f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}."
+            )
         values |= profiles[profile]["params"]
     return values
 

@@ -18,7 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "is there a dog cat car tree in the image ? yes no what do you see how many are red blue one two . , USER: ASSISTANT:"
+WORDS = (
+    "is there a dog cat car tree in the image ? yes no what do you see how many are red blue one two . , "
+    "USER: ASSISTANT:"
+)
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
@@ -84,7 +87,11 @@ def save_llava(folder: Path, seed: int = 0, kv_heads: int = 2) -> Path:
     model = LlavaForConditionalGeneration(config)
     images = CLIPImageProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
     processor = LlavaProcessor(
-        images, tok, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images,
+        tok,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
     return _save(folder, model, processor)
@@ -108,7 +115,11 @@ def save_llava_next(folder: Path, seed: int = 0) -> Path:
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pinpoints
     )
     processor = LlavaNextProcessor(
-        images, tok, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images,
+        tok,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
     return _save(folder, model, processor)

@@ -1,0 +1,165 @@
+"""The correctness matrix: every family × every method, float32, on tiny random models."""
+
+import pytest
+import torch
+from harness import ACTIVE, FAMILIES, NEUTRAL, adapter, answers, close, forced_tokens, logits, method, requests
+
+from sinkbench.engine.generate import Engine
+
+families = pytest.mark.parametrize("family", FAMILIES)
+active = pytest.mark.parametrize("name", ACTIVE)
+edits = pytest.mark.parametrize("name", [name for name in ACTIVE if name != "greedy"])
+
+
+@torch.inference_mode()
+def plain_generate(a, request) -> tuple[str, torch.Tensor]:
+    """Answer and first-step logits (V,) of transformers' own generate, sdpa, batch 1."""
+    text, _ = a._render(request)
+    images = [image.load() for image in request.images] or None
+    inputs = a.processor(text=text, images=images, return_tensors="pt", add_special_tokens=False)
+    out = a.model.generate(
+        **inputs,
+        max_new_tokens=request.generation.max_new_tokens,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return a.decode(out.sequences[0, inputs["input_ids"].shape[1] :].tolist()), out.logits[0][0]
+
+
+@families
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_neutral_parameters_equal_plain_generate(family, name):
+    a, asked = adapter(family), requests()
+    neutral = method(name, NEUTRAL)
+    ours = answers(a, neutral, asked)
+    first = logits(a, neutral, asked, forced_tokens(len(asked), 0))[:, 0]
+    for row, request in zip(first, asked, strict=True):
+        text, reference = plain_generate(a, request)
+        assert ours[request.id] == text
+        torch.testing.assert_close(row, reference, atol=2e-4, rtol=1e-4)
+
+
+@families
+@edits
+def test_active_parameters_change_the_logits(family, name):
+    """Without this, every other test of the matrix could pass on a method that never acts."""
+    a, asked = adapter(family), requests()
+    forced = forced_tokens(len(asked))
+    edited, plain = (logits(a, method(m), asked, forced).log_softmax(-1) for m in (name, "greedy"))
+    for index, request in enumerate(asked):
+        difference = (edited[index] - plain[index]).nan_to_num(neginf=-1e3).abs().amax()
+        if request.images:
+            assert difference > 1e-3, request.id
+        elif name in ("var", "pai-attention"):
+            assert difference < 1e-4, "without an image there is nothing to edit"
+
+
+@families
+@active
+def test_batch_equals_singles(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    forced = forced_tokens(len(asked))
+    together = logits(a, m, asked, forced)
+    for index, request in enumerate(asked):
+        close(together[index], logits(a, m, [request], forced[index : index + 1])[0])
+    assert answers(a, m, asked) == answers(a, m, asked, batch_size=1)
+
+
+@families
+@active
+def test_shared_prefix_equals_unshared(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    forced = forced_tokens(len(asked))
+    close(logits(a, m, asked, forced), logits(a, m, asked, forced, share=False))
+    assert answers(a, m, asked) == answers(a, m, asked, share_prefix=False)
+
+
+@families
+@active
+def test_order_of_samples_is_irrelevant(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    assert answers(a, m, asked) == answers(a, m, asked[::-1], batch_size=3)
+
+
+@families
+@active
+def test_nothing_leaks_between_batches(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    fresh = answers(a, m, asked[3:])
+    engine = Engine(a, m)
+    list(engine.answer(asked[:3]))
+    again = {r.id: r.text for batch in engine.answer(asked[3:]) for r in batch}
+    assert again == fresh
+
+
+@families
+@active
+def test_dropping_finished_rows_changes_nothing(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    forced = forced_tokens(len(asked), 3)
+    kept = torch.tensor([5, 0, 2])
+    bound = m.bind(a.info)
+    full = logits(a, m, asked, forced)
+
+    from harness import features
+
+    from sinkbench.engine.stream import Stream
+    from sinkbench.methods.base import Intervention
+
+    prompts = [a.encode(r) for r in asked]
+    with torch.inference_mode():
+        main = Stream(a, bound, prompts, features(a, asked), 3)
+        branches = [b for p in prompts if (b := bound.contrast(p)) is not None]
+        branch = Stream(a, Intervention(), branches, {}, 3) if branches else None
+        main.prefill()
+        main.step(forced[:, 0])
+        main.keep(kept)
+        raw = main.step(forced[kept, 1])
+        if branch:
+            branch.prefill()
+            branch.step(forced[:, 0])
+            branch.keep(kept)
+            main.context.contrast_logits = branch.step(forced[kept, 1])
+        close(bound.edit_logits(raw, main.context), full[kept, 2])
+
+
+@families
+@edits
+def test_the_model_is_left_as_it_was_found(family, name):
+    a, asked = adapter(family), requests()
+    config = a.language_model.config
+    before = config._attn_implementation, [len(layer._forward_pre_hooks) for layer in a.layers]
+    plain = plain_generate(a, asked[0])[1]
+    answers(a, method(name), asked)
+    assert (config._attn_implementation, [len(layer._forward_pre_hooks) for layer in a.layers]) == before
+    assert torch.equal(plain_generate(a, asked[0])[1], plain)
+
+
+@families
+def test_an_exception_inside_a_pass_restores_the_model(family):
+    a, asked = adapter(family), requests()
+    engine = Engine(a, method("var"))
+
+    def explode(*_):
+        raise ZeroDivisionError
+
+    engine.method.scale_groups = explode  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        list(engine.answer(asked))
+    assert a.language_model.config._attn_implementation == "sdpa"
+    assert not any(layer._forward_pre_hooks for layer in a.layers)
+
+
+@families
+def test_sampling_does_not_depend_on_the_batch(family):
+    a = adapter(family)
+    from dataclasses import replace
+
+    asked = [
+        replace(r, generation=replace(r.generation, do_sample=True, temperature=1.5, top_p=0.9)) for r in requests()
+    ]
+    m = method("greedy")
+    together = answers(a, m, asked)
+    assert together == answers(a, m, asked, batch_size=1)
+    assert together != answers(a, m, asked, seed=1)

@@ -1,0 +1,206 @@
+"""Methods against numbers made with their published code, through the methods' own classes.
+
+All shapes and parameters come from the files, so `pytest --vectors DIR` works on files nobody here has seen.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import vectors
+from torch import Tensor
+from vectors import BareLlama, Vector
+
+from sinkbench.engine.context import Context, Role, Stage
+from sinkbench.engine.stream import Stream
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.pai import Pai, refine_logits
+from sinkbench.methods.var import Var, VarIntervention, sink_statistic
+
+
+def load(request: pytest.FixtureRequest, method: str, case: str) -> list[Vector]:
+    """Every file of this method and case in `--vectors`; the test is skipped where there is none."""
+    folder = request.config.getoption("--vectors")
+    found = vectors.find(folder, method, case)
+    if not found:
+        pytest.skip(f"{folder} has no {method} vectors of case {case!r}")
+    return [vectors.read(path) for path in found]
+
+
+@pytest.fixture
+def var_maps(request):
+    return load(request, "var", "main")
+
+
+@pytest.fixture
+def var_runs(request):
+    return load(request, "var", "e2e")
+
+
+@pytest.fixture
+def pai_maps(request):
+    return load(request, "pai", "main")
+
+
+@pytest.fixture
+def pai_runs(request):
+    return load(request, "pai", "e2e")
+
+
+def passes(roles: Tensor, decode_steps: int) -> Iterator[Context]:
+    """The engine's passes over one padded sample (1, K): prefix, suffix, then decode."""
+    end = int((roles[0] == Role.IMAGE).nonzero()[-1]) + 1
+    prefix = Context(Stage.PREFIX, roles[:, :end], end)
+    yield prefix
+    state = prefix.state
+    yield Context(Stage.SUFFIX, roles, roles.shape[1] - end, state=state)
+    for step in range(decode_steps):
+        generated = torch.full((1, step + 1), int(Role.GENERATED), dtype=torch.uint8)
+        yield Context(Stage.DECODE, torch.cat((roles, generated), dim=1), 1, step=step + 1, state=state)
+
+
+def var_method(vector: Vector) -> Method:
+    p = vector.params
+    return Var(tau=p["tau"], rho=p["rho_nonsink_min"], s0=p["s0"], take=p["take"], layers=tuple(p["layers_zero_based"]))
+
+
+def test_var_maps(var_maps):
+    for vector in var_maps:
+        p, atol = vector.params, vector.tolerance["atol"]
+        layers = p["layers_zero_based"]
+        model = vectors.info(max(layers) + 1, sink_dims=tuple(p["sink_dims"]))
+        for sample in range(len(vector["attention_mask"])):
+            check_var_sample(vector, sample, var_method(vector).bind(model), layers, atol)
+
+
+def check_var_sample(vector: Vector, sample: int, bound: VarIntervention, layers: list[int], atol: float) -> None:
+    valid = vector["attention_mask"][sample].bool()
+    roles = vectors.roles(valid[None], vector["image_mask"][sample][None])
+    decode_steps = sum(name.startswith("attn_decode") and not name.endswith("out") for name in vector.tensors)
+    changed = 0
+    for axis, layer in enumerate(layers):
+        hidden = vector["hidden_in"][sample, axis]
+        torch.testing.assert_close(
+            sink_statistic(hidden, bound.sink_dims)[valid], vector["phi"][sample, axis][valid], atol=1e-5, rtol=1e-5
+        )
+        for ctx in passes(roles, decode_steps):
+            if ctx.stage is not Stage.DECODE:
+                bound.observe_hidden(layer, hidden[None, ctx.start : ctx.n_keys], ctx)
+            rows = bound.rows(layer, ctx)
+            if rows is None:
+                name, selected, given = "attn_prefill", "selected_prefill", None
+                expected = vector[f"{name}_out"][sample, axis][:, : ctx.n_keys, : ctx.n_keys]
+                torch.testing.assert_close(expected, vector[name][sample, axis][:, : ctx.n_keys, : ctx.n_keys])
+                continue
+            if ctx.stage is Stage.SUFFIX:
+                assert torch.equal(bound.sinks(layer, ctx)[0], vector["sink_mask"][sample, axis].bool())
+                given = vector["attn_prefill"][sample, axis][None, :, ctx.start :]
+                expected = vector["attn_prefill_out"][sample, axis][:, ctx.start :]
+                selected = vector["selected_prefill"][sample, axis][:, ctx.start :].bool()
+            else:
+                name = f"attn_decode{ctx.step - 1}"
+                given, expected = vector[name][sample, axis][None], vector[f"{name}_out"][sample, axis]
+                selected = vector[f"selected_decode{ctx.step - 1}"][sample, axis][:, None].bool()
+            edited = bound.edit_weights(layer, given, ctx)[0]
+            torch.testing.assert_close(edited, expected, atol=atol, rtol=0)
+            moved = (edited - given[0]).abs().amax(-1) > 0
+            assert not (moved & ~selected).any()
+            changed += int(moved.sum())
+    assert changed > 0
+
+
+def run(adapter: BareLlama, method: Method, sink_dims: tuple[int, ...] = (), rows: slice = slice(None)):
+    """Greedy decoding of a file's samples: raw logits, edited scores (B, T, V) and tokens (B, T)."""
+    vector = adapter.vector
+    config = vector.params["config"]
+    bound = method.bind(vectors.info(config["num_hidden_layers"], config, sink_dims))
+    prompts, steps = adapter.prompts()[rows], vector.params["new_tokens"]
+    logits, scores, tokens = [], [], []
+    with torch.inference_mode():
+        stream = Stream(adapter, bound, prompts, adapter.features(), steps)
+        branches = [b for prompt in prompts if (b := bound.contrast(prompt)) is not None]
+        for row, branch in zip(range(len(vector["input_ids"]))[rows], branches, strict=False):
+            assert torch.equal(adapter.vocabulary_ids(branch.ids), vectors.image_free_ids(vector, row))
+        branch = Stream(adapter, Intervention(), branches, {}, steps) if branches else None
+        for step in range(steps):
+            logits.append(stream.step(tokens[-1]) if step else stream.prefill())
+            if branch:
+                stream.context.contrast_logits = branch.step(tokens[-1]) if step else branch.prefill()
+            scores.append(bound.edit_logits(logits[-1], stream.context))
+            tokens.append(scores[-1].argmax(-1))
+    return torch.stack(logits, 1), torch.stack(scores, 1), torch.stack(tokens, 1), stream.context
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_var_end_to_end(var_runs, batched):
+    for vector in var_runs:
+        adapter, atol = BareLlama(vector), vector.tolerance["logits_atol"]
+        dims = tuple(vector.params["sink_dims"])
+        samples = len(vector["input_ids"])
+        for rows in [slice(None)] if batched else [slice(i, i + 1) for i in range(samples)]:
+            logits, _, tokens, ctx = run(adapter, var_method(vector), dims, rows)
+            torch.testing.assert_close(logits, vector["logits"][rows], atol=atol, rtol=0)
+            assert torch.equal(tokens, vector["tokens"][rows].long())
+            plain, *_ = run(adapter, var_method(vector).replace(take=0.0), dims, rows)
+            torch.testing.assert_close(plain, vector["logits_plain"][rows], atol=atol, rtol=0)
+            for layer in vector.params["layers_zero_based"]:
+                found = ctx.state[f"var.sinks.{layer}"]
+                expected = vector["sink_mask"][rows, layer].bool()
+                for row, wanted in zip(
+                    found[ctx.is_prompt[:, : found.shape[1]]].split(ctx.is_prompt.sum(1).tolist()),
+                    expected,
+                    strict=True,
+                ):
+                    assert torch.equal(row, wanted[len(wanted) - len(row) :])
+
+
+def test_pai_maps(pai_maps):
+    for vector in pai_maps:
+        p, atol = vector.params, vector.tolerance["attn_atol"]
+        bound = Pai(alpha=p["alpha"], gamma=1.0, start=0).bind(vectors.info(1))
+        roles = vectors.roles(vector["attention_mask"], vector["image_mask"])
+        ctx = Context(Stage.SUFFIX, roles, roles.shape[1])
+        scores = vector["scores"].masked_fill(~ctx.mask, torch.finfo(torch.float32).min)
+        rows = bound.rows(0, ctx)
+        assert rows == slice(roles.shape[1] - 1, roles.shape[1])
+        live = ctx.is_valid[:, None, :, None] & ctx.is_valid[:, None, None, :]
+        plain = scores.softmax(-1) * live
+        torch.testing.assert_close(plain, vector["attn_plain"], atol=atol, rtol=0)
+        edited = plain.clone()
+        edited[:, :, rows] = bound.edit_scores(0, scores[:, :, rows], ctx).softmax(-1)
+        torch.testing.assert_close(edited, vector["attn_out"], atol=atol, rtol=0)
+        assert (edited - plain)[:, :, rows].abs().max() > 100 * atol
+
+        refined = refine_logits(vector["cond_logits"], vector["uncond_logits"], p["gamma"], p["cut"])
+        same_as(refined, vector["refined_logits"], vector.tolerance["refined_atol"])
+        same_as(
+            refine_logits(vector["cond_logits"], vector["uncond_logits"], 1.0, p["cut"]),
+            vector["log_cond_gamma1"],
+            vector.tolerance["refined_atol"],
+        )
+
+
+def same_as(actual: Tensor, expected: Tensor, atol: float) -> None:
+    assert torch.equal(actual.isneginf(), expected.isneginf())
+    torch.testing.assert_close(actual.nan_to_num(neginf=0), expected.nan_to_num(neginf=0), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("setting", ["plain", "attn", "cfg", "both"])
+@pytest.mark.parametrize("batched", [True, False])
+def test_pai_end_to_end(pai_runs, setting, batched):
+    for vector in pai_runs:
+        p, adapter, atol = vector.params, BareLlama(vector), vector.tolerance["logits_atol"]
+        method = Pai(
+            alpha=p["alpha"] if setting in ("attn", "both") else 0.0,
+            gamma=p["gamma"] if setting in ("cfg", "both") else 1.0,
+            cut=p["cut"],
+            start=p["layers_start"],
+            end=p["layers_end"],
+            first_token="code",
+        )
+        samples = len(vector["input_ids"])
+        for rows in [slice(None)] if batched else [slice(i, i + 1) for i in range(samples)]:
+            logits, scores, tokens, _ = run(adapter, method, rows=rows)
+            assert torch.equal(tokens, vector[f"tokens_{setting}"][rows].long())
+            torch.testing.assert_close(logits, vector[f"cond_logits_{setting}"][rows], atol=atol, rtol=0)
+            same_as(scores, vector[f"scores_{setting}"][rows], atol)

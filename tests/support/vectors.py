@@ -1,0 +1,122 @@
+"""Reads the files made with published code, and stands in for an adapter around their bare language models."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sinkbench.engine.context import Role
+from sinkbench.engine.prompt import Prompt
+from sinkbench.methods.base import ModelInfo
+from sinkbench.request import Generation, ImageRef, Request
+
+
+@dataclass
+class Vector:
+    """One file: tensors by name, and what its metadata says."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    params: dict[str, Any]
+    tolerance: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+def read(path: Path) -> Vector:
+    with safe_open(path, "pt") as file:
+        meta = {key: json.loads(value) for key, value in file.metadata().items()}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return Vector(path, tensors, meta["params"], meta["tolerance"])
+
+
+def find(folder: Path, method: str, case: str) -> list[Path]:
+    """Files of one method and case, whatever they are called after `<method>`."""
+    found = []
+    for path in sorted(folder.glob(f"{method}*.safetensors")):
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+        if json.loads(meta["method"]) == method and json.loads(meta["case"]) == case:
+            found.append(path)
+    return found
+
+
+def info(n_layers: int, config: dict[str, Any] | None = None, sink_dims: tuple[int, ...] = ()) -> ModelInfo:
+    config = config or {}
+    heads = config.get("num_attention_heads", 8)
+    return ModelInfo(
+        "vectors", n_layers, heads, config.get("num_key_value_heads", heads), config.get("hidden_size", 64), sink_dims
+    )
+
+
+def roles(attention_mask: Tensor, image_mask: Tensor) -> Tensor:
+    """(B, K) roles of a padded batch: the text of these files has no finer roles."""
+    result = torch.where(image_mask.bool(), int(Role.IMAGE), int(Role.QUERY))
+    return torch.where(attention_mask.bool(), result, int(Role.PAD)).to(torch.uint8)
+
+
+class BareLlama:
+    """What the engine needs of an adapter, around a Llama and ready-made embeddings.
+
+    The files' embeddings hold planted values, so each prompt token gets an id of its own behind the vocabulary.
+    """
+
+    image_token = -1
+
+    def __init__(self, vector: Vector) -> None:
+        prefix = "model_state."
+        model = LlamaForCausalLM(LlamaConfig(**vector.params["config"], attn_implementation="sdpa"))
+        state = {k.removeprefix(prefix): v for k, v in vector.tensors.items() if k.startswith(prefix)}
+        model.load_state_dict(state)
+        self.model = model.eval().requires_grad_(False)
+        self.language_model: nn.Module = model.model
+        self.layers = model.model.layers
+        planted = vector["inputs_embeds"].flatten(0, 1)
+        self.embed = nn.Embedding.from_pretrained(torch.cat((model.model.embed_tokens.weight, planted)))
+        self.vocabulary = model.config.vocab_size
+        self.device = torch.device("cpu")
+        self.vector = vector
+
+    def forward(self, embeds: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        return self.language_model(
+            inputs_embeds=embeds, position_ids=positions[0], past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(hidden).float()
+
+    def prompts(self) -> list[Prompt]:
+        """The samples without their padding; image embeddings become features."""
+        v = self.vector
+        prompts = []
+        own_ids = self.vocabulary + torch.arange(v["input_ids"].numel()).view_as(v["input_ids"])
+        for row in range(len(own_ids)):
+            valid = v["attention_mask"][row].bool()
+            image = v["image_mask"][row].bool()[valid]
+            ids = own_ids[row][valid].masked_fill(image, self.image_token)
+            row_roles = roles(valid[valid], image)
+            request = Request(str(row), (), (), Generation(v.params["new_tokens"]))
+            ref = ImageRef(f"embeds-{row}")
+            prompts.append(Prompt(request, ids, row_roles, torch.arange(len(ids))[None], (ref,), self.image_token))
+        return prompts
+
+    def features(self) -> dict[str, Tensor]:
+        v = self.vector
+        masks = v["image_mask"].bool()
+        return {f"embeds-{row}": v["inputs_embeds"][row][masks[row]] for row in range(len(masks))}
+
+    def vocabulary_ids(self, ids: Tensor) -> Tensor:
+        """Ids as the file has them, for ids of `prompts`."""
+        return self.vector["input_ids"].flatten()[ids - self.vocabulary].long()
+
+
+def image_free_ids(vector: Vector, row: int) -> Tensor:
+    """Ids of the image-free stream as the published code had them."""
+    valid = vector["uncond_attention_mask"][row].bool()
+    return vector["uncond_input_ids"][row][valid].long()
