@@ -41,6 +41,7 @@ class Var(Method):
         start: First layer that is edited; massive activations arise in the layers before.
         layers: Edited layers, 0-based; empty means all from `start` on.
         except_last: Leave the last layer alone, as the paper says. The released code edits it (spec §5c).
+        sink_dims: Dimensions with massive activations; empty means those recorded for the model.
     """
 
     name: ClassVar[str] = "var"
@@ -62,6 +63,7 @@ class Var(Method):
     start: int = 2
     layers: tuple[int, ...] = ()
     except_last: bool = False
+    sink_dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rho", "s0", "take"):
@@ -71,10 +73,17 @@ class Var(Method):
 
     def bind(self, model: ModelInfo) -> "VarIntervention":
         """Resolve layers and sink dimensions."""
-        if not model.sink_dims:
+        sink_dims = self.sink_dims or model.sink_dims
+        if not sink_dims:
             raise UsageError(
                 f"var needs the sink dimensions of {model.name}, and none are recorded",
-                f"Run `sinkbench inspect sink-dims --model {model.name}` and put them into the model's preset.",
+                f"Run `sinkbench inspect sink-dims --model {model.name}`, then pass --set var.sink_dims=[...] or put "
+                "them into the model's preset.",
+            )
+        if any(not 0 <= dim < model.hidden_size for dim in sink_dims):
+            raise UsageError(
+                f"var.sink_dims={list(sink_dims)}: {model.name} has dimensions 0 to {model.hidden_size - 1}",
+                "Choose among these.",
             )
         end = model.n_layers - (1 if self.except_last else 0)
         layers = self.layers or tuple(range(self.start, end))
@@ -82,7 +91,7 @@ class Var(Method):
             raise UsageError(
                 f"var.layers={list(layers)}: {model.name} has layers 0 to {model.n_layers - 1}", "Choose among these."
             )
-        return VarIntervention(self, frozenset(layers), model.sink_dims)
+        return VarIntervention(self, frozenset(layers), sink_dims)
 
 
 class VarIntervention(Intervention):

@@ -100,7 +100,10 @@ def _absent(scene: Scene, n: int, rng: random.Random) -> list[str]:
                 pool = dict.fromkeys([name for name in _by_frequency() if name not in taken][:_POPULAR], 1.0)
             case _:
                 pool = likely
-        pool = {name: weight for name, weight in pool.items() if name not in taken}
+        # A crowded scene can hold every category that is likely in its kind.
+        pool = {name: weight for name, weight in pool.items() if name not in taken} or dict.fromkeys(
+            (name for name in CATEGORIES if name not in taken), 1.0
+        )
         drawn.append(rng.choices(tuple(pool), tuple(pool.values()))[0])
     return drawn
 

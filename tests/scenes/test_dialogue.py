@@ -118,3 +118,16 @@ def test_articles_and_plurals():
 
 def test_words_keep_letters_of_options_apart():
     assert words("A. top left\nthe option's") == ["A", ".", "top", "left", "the", "option", "'", "s"]
+
+
+def test_a_scene_with_everything_that_is_likely_still_has_absent_categories():
+    """Scenes so crowded are rare: this is one of about two in 10 000."""
+    from sinkbench.scenes.scene import likely_absent, sample_scene
+    from sinkbench.scenes.world import KINDS
+
+    scenes = (sample_scene("train", 0, i) for i in range(30_000))
+    crowded = [s for s in scenes if len(likely_absent(KINDS[s.kind], set(s.counts))) < 2]
+    assert crowded
+    for scene in crowded:
+        for seed in range(20):
+            training_turns(scene, Random(seed))
