@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sinkbench.scenes.scene import Scene
-from sinkbench.scenes.world import CATEGORIES
+from sinkbench.scenes.world import CATEGORIES, KINDS
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PAIRS = frozenset({"skis", "scissors"})
@@ -48,15 +48,16 @@ def colour_of(scene: Scene, category: str) -> str:
     return looks[0] if CATEGORIES[category].painted and len(looks) == 1 else ""
 
 
-def left_to_right(scene: Scene) -> list[str]:
-    """The categories there, in the order of their leftmost object."""
-    return list(dict.fromkeys(o.category for o in sorted(scene.objects, key=lambda o: o.x)))
+def most_typical_first(scene: Scene) -> list[str]:
+    """The categories there, those that belong to this kind of scene first; strangers follow in alphabetical order."""
+    typical = KINDS[scene.kind].weights
+    return sorted(scene.counts, key=lambda name: (-typical.get(name, 0.0), name))
 
 
 def caption(
     scene: Scene, rng: random.Random, *, absent: Iterable[str] = (), share: float = 1.0, colours: float = 0.5
 ) -> str:
-    """Describe a scene in one to three sentences, objects named from left to right.
+    """Describe a scene in one to three sentences, the most typical objects named first.
 
     Args:
         scene: What to describe.
@@ -65,7 +66,7 @@ def caption(
         share: Share of the categories there to name, at least one.
         colours: Probability that the colour of a single painted object is told.
     """
-    named = left_to_right(scene)
+    named = most_typical_first(scene)
     kept = set(rng.sample(named, max(1, round(share * len(named)))))
     phrases = [
         some(name, scene.counts[name], colour_of(scene, name) if rng.random() < colours else "")

@@ -53,9 +53,9 @@ class SceneConfig:
     blur: tuple[float, float] = (0.0, 0.8)
     noise: tuple[float, float] = (0.0, 0.03)
     exposure: tuple[float, float] = (0.85, 1.12)
-    sign: float = 0.5
-    letter_sizes: tuple[float, float] = (13.0, 17.0)
-    absent_mention: float = 0.4
+    sign: float = 0.6
+    letter_sizes: tuple[float, float] = (17.0, 23.0)
+    absent_mention: float = 0.25
 
 
 DEFAULT = SceneConfig()
