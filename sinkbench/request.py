@@ -109,9 +109,7 @@ class Request:
             id=row["id"],
             messages=tuple(Message(**m) for m in row["messages"]),
             images=tuple(ImageRef(**i) for i in row["images"]),
-            generation=replace(
-                Generation(**{**row["generation"], "stop": ()}), stop=tuple(row["generation"]["stop"])
-            ),
+            generation=replace(Generation(**{**row["generation"], "stop": ()}), stop=tuple(row["generation"]["stop"])),
         )
 
 

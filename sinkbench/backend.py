@@ -1,0 +1,156 @@
+"""What the runner needs of the rest of the house, in one place, each part imported when it is first used."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sinkbench.errors import unknown_name
+from sinkbench.request import Request, Response
+
+if TYPE_CHECKING:
+    from sinkbench.adapters import ModelPreset
+    from sinkbench.methods.base import Method
+    from sinkbench.spec import RunSpec
+
+
+class Task(Protocol):
+    """A loaded task."""
+
+    def describe(self) -> dict[str, Any]:
+        """The `task` entry of run.json as far as the task knows it: name, version, split, and so on."""
+
+    def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
+        """Its questions; images that are no files yet are written to the folder."""
+
+    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+        """Metrics, and what scoring adds to each sample, from the answers by request id."""
+
+
+class Engine(Protocol):
+    """Answers requests (sinkbench.engine.Engine)."""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
+        """Finished batches, in any order."""
+
+    def stats(self) -> dict[str, Any]:
+        """Efficiency numbers of everything answered so far."""
+
+
+class Backend(Protocol):
+    """Names, tasks, models and engines; tests put small ones in its place. Every check raises UsageError."""
+
+    def check_names(self, spec: "RunSpec") -> "ModelPreset":
+        """See that model, method and task exist; the model's preset."""
+
+    def check_data(self, spec: "RunSpec") -> None:
+        """See that the task's data can be had and its parameters exist."""
+
+    def check_model(self, preset: "ModelPreset") -> None:
+        """See that the weights can be had."""
+
+    def method(self, spec: "RunSpec", preset: "ModelPreset") -> "Method":
+        """The method with its parameters."""
+
+    def task(self, spec: "RunSpec") -> Task:
+        """Load the task and its documents."""
+
+    def adapter(self, preset: "ModelPreset", device: str, dtype: str) -> Any:
+        """Load the weights; what comes back has a `device` and a `dtype`."""
+
+    def engine(self, adapter: Any, method: "Method", batch_size: int | Literal["auto"], seed: int) -> Engine:
+        """An engine for a loaded model."""
+
+
+class LmEvalTask:
+    """A task of lm-eval's YAML format.
+
+    Args:
+        name: Task name.
+        data_dir: Folder with its data, or None.
+        params: Values for its parameters.
+    """
+
+    def __init__(self, name: str, data_dir: Path | None, params: Mapping[str, Any]) -> None:
+        from sinkbench.tasks import load_task
+
+        self._name = name
+        self._task = load_task(name, data_dir, params)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Task`; the headline is the first metric of the YAML."""
+        from sinkbench.tasks import documents, task_fingerprint, task_info
+
+        info = task_info(self._name)
+        return {
+            "name": self._name,
+            "version": info.version,
+            "split": self._task.config.test_split,
+            "fingerprint": task_fingerprint(self._task),
+            "scheme": info.scheme,
+            "headline": next(iter(info.metrics)),
+            "n_total": len(documents(self._task)),
+        }
+
+    def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
+        """See `Task`."""
+        from sinkbench.tasks import build_requests
+
+        return build_requests(self._task, image_folder, limit)
+
+    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+        """See `Task`."""
+        from sinkbench.tasks import score_samples
+
+        metrics, samples = score_samples(self._task, answers)
+        return {name: dict(metric) for name, metric in metrics.items()}, samples
+
+
+class LocalBackend:
+    """sinkbench's own parts."""
+
+    def check_names(self, spec: "RunSpec") -> "ModelPreset":
+        """See `Backend`."""
+        from sinkbench.adapters import resolve_model
+        from sinkbench.methods import method_names
+        from sinkbench.tasks import task_info
+
+        preset = resolve_model(spec.model)
+        for name in spec.methods:
+            if name not in method_names():
+                raise unknown_name("method", name, method_names())
+        task_info(spec.task)
+        return preset
+
+    def check_data(self, spec: "RunSpec") -> None:
+        """See `Backend`."""
+        from sinkbench.tasks import check_data
+
+        check_data(spec.task, spec.data_dir, spec.task_params)
+
+    def check_model(self, preset: "ModelPreset") -> None:
+        """See `Backend`."""
+        from sinkbench.adapters import check_available
+
+        check_available(preset)
+
+    def method(self, spec: "RunSpec", preset: "ModelPreset") -> "Method":
+        """See `Backend`."""
+        from sinkbench.methods import get_method
+
+        return get_method(spec.method, spec.method_params, preset.name)
+
+    def task(self, spec: "RunSpec") -> Task:
+        """See `Backend`."""
+        return LmEvalTask(spec.task, spec.data_dir, spec.task_params)
+
+    def adapter(self, preset: "ModelPreset", device: str, dtype: str) -> Any:
+        """See `Backend`."""
+        from sinkbench.adapters import load_adapter
+
+        return load_adapter(preset, device, dtype)
+
+    def engine(self, adapter: Any, method: "Method", batch_size: int | Literal["auto"], seed: int) -> Engine:
+        """See `Backend`."""
+        from sinkbench.engine import Engine as LocalEngine
+
+        return LocalEngine(adapter, method, batch_size, seed)

@@ -1,0 +1,41 @@
+"""The root of the command tree."""
+
+import platform
+from typing import Annotated
+
+import typer
+
+from sinkbench import __version__
+from sinkbench.cli import doctor, evaluate, inspect, leaderboard, listing, scenes
+
+app = typer.Typer(
+    name="sinkbench",
+    help="Compare training-free interventions on vision-language models: model x method x task.",
+    epilog="Start here: sinkbench eval --model tiny-llava --method var --task scenes_pope",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(listing.app, name="list")
+app.command("leaderboard")(leaderboard.leaderboard)
+app.add_typer(inspect.app, name="inspect")
+app.command("doctor")(doctor.doctor)
+app.add_typer(scenes.app, name="scenes")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sinkbench {__version__} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before every command."""

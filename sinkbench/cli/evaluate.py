@@ -1,0 +1,85 @@
+"""`sinkbench eval`: run models with methods on tasks."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sinkbench.cli import options
+from sinkbench.cli.failure import INTERRUPTED, show_error
+
+
+def evaluate(
+    model: options.Model = None,
+    method: options.Methods = None,
+    task: options.Tasks = None,
+    assignments: options.Parameters = None,
+    limit: options.Limit = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    seed: options.Seed = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    stage: options.Stage = None,
+    config: options.Config = None,
+    output: options.Output = None,
+    data_dir: options.DataDir = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Answer a task's questions with a model and a method, and score the answers.
+
+    The same command again resumes what was interrupted, retries failed samples and reuses what is finished.
+    """
+    from sinkbench import runner
+    from sinkbench.cli.console import quiet_libraries
+    from sinkbench.cli.progress import ConsoleReporter
+    from sinkbench.cli.tables import show_outcomes
+    from sinkbench.errors import IncompleteError
+    from sinkbench.spec import expand
+
+    flags = {
+        "model": model,
+        "method": method,
+        "task": task,
+        "limit": limit,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "stage": stage,
+        "output": output,
+        "data_dir": data_dir,
+    }
+    quiet_libraries()
+    # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    specs = expand(_settings(config, flags, assignments or [], max_new_tokens))
+    try:
+        with ConsoleReporter() as reporter:
+            outcomes = runner.run(specs, reporter=reporter, fresh=fresh)
+    except KeyboardInterrupt:
+        show_error("interrupted; finished samples are kept", "The same command goes on from here.", title="Interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    show_outcomes(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.n_failed]
+    if failed:
+        raise IncompleteError(
+            f"{sum(outcome.n_failed for outcome in failed)} samples failed; for example {failed[0].first_failure()}",
+            "Mend the cause and run the same command again: it retries the failed samples only.",
+        )
+
+
+def _settings(
+    config: Path | None, flags: dict[str, Any], assignments: list[str], max_new_tokens: int | None
+) -> dict[str, Any]:
+    """The config file's settings with the flags on top; parameters and generation settings are merged key by key."""
+    from sinkbench.spec import parse_assignments, read_config
+
+    settings = read_config(config) if config else {}
+    settings |= {key: value for key, value in flags.items() if value not in (None, [])}
+    if assignments:
+        settings["params"] = {**(settings.get("params") or {}), **parse_assignments(assignments)}
+    if max_new_tokens is not None:
+        settings["generation"] = {**(settings.get("generation") or {}), "max_new_tokens": max_new_tokens}
+    return settings

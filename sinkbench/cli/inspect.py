@@ -1,0 +1,95 @@
+"""`sinkbench inspect`: look inside a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sinkbench.adapters.presets import ModelPreset
+    from sinkbench.diagnostics.sink_dims import SinkDims
+
+app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
+
+PROMPTS = (
+    "How many dogs are there?",
+    "Is there a cat in the image?",
+    "What is written on the sign?",
+    "Please describe this image in detail.",
+    "What do you see?",
+    "Is there a car in the image?",
+    "How many people are there in the image?",
+    "Is there an umbrella in the image?",
+)
+"""Text-only prompts; the first token, which is all that is looked at, precedes them anyway."""
+
+
+@app.callback()
+def root() -> None:
+    """Keeps `inspect` a group while it has one command."""
+
+
+@app.command("sink-dims")
+def sink_dims(
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, local folder or hub id.")],
+    tau: Annotated[float, typer.Option(help="Threshold on |x_k| / RMS(x); 0: 20, or less for narrow models.")] = 0.0,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with a prompt a line.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file for the entry of a preset.")] = None,
+) -> None:
+    """Find the dimensions with massive activations that `var` needs."""
+    from sinkbench.adapters import check_available, load_adapter, resolve_model
+    from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
+    from sinkbench.engine.probe import first_token_states
+    from sinkbench.errors import UsageError
+    from sinkbench.request import Message, Request
+
+    preset = resolve_model(model)
+    if prompts is not None and not prompts.is_file():
+        raise UsageError(f"--prompts {prompts} is no file", "Give a text file with one prompt a line.")
+    texts = [line for line in prompts.read_text().splitlines() if line.strip()] if prompts else PROMPTS
+    check_available(preset)
+    adapter = load_adapter(preset, device, dtype)
+    layers = default_layers(adapter.info.n_layers)
+    requests = [Request(str(i), (Message("user", text),)) for i, text in enumerate(texts)]
+    hidden = first_token_states(adapter, requests, layers)
+    found = find_sink_dims(hidden, layers, tau or default_tau(adapter.info.hidden_size))
+    report(preset, found, output)
+
+
+def report(preset: "ModelPreset", found: "SinkDims", output: Path | None) -> None:
+    """Print the dimensions with their evidence, and the lines that a preset takes."""
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{preset.name}: |x_k| / RMS(x) of the first token, median of {found.n_prompts} prompts")
+    table.add_column("dimension")
+    for layer in found.layers:
+        table.add_column(f"layer {layer}", justify="right")
+    for dim in found.dims:
+        table.add_row(str(dim), *(f"{ratio:.1f}" for ratio in found.ratios[dim]))
+    console = Console()
+    console.print(table)
+    console.print(f"tau {found.tau:g}; the strongest other dimension reaches {found.runner_up:g}.")
+    if not found.dims:
+        console.print("No dimension exceeds tau in most layers: this model has no massive activations at its first token.")
+    entry: dict[str, Any] = {
+        "sink_dims": {
+            "dims": list(found.dims),
+            "source": f"sinkbench inspect sink-dims --model {preset.name} --tau {found.tau:g}",
+            "evidence": {
+                "layers": list(found.layers),
+                "ratios": {dim: list(ratios) for dim, ratios in found.ratios.items()},
+                "runner_up": found.runner_up,
+                "prompts": found.n_prompts,
+            },
+        }
+    }
+    text = yaml.safe_dump(entry, sort_keys=False, default_flow_style=None)
+    if output is not None:
+        output.write_text(text)
+        console.print(f"Written to {output}.")
+    else:
+        console.print("For configs/models/NAME.yaml:", text, sep="\n")

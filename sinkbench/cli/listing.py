@@ -1,0 +1,62 @@
+"""`sinkbench list`: what there is to choose from."""
+
+from collections.abc import Iterable, Sequence
+
+import typer
+
+app = typer.Typer(help="Show the models, methods and tasks by name.", no_args_is_help=True)
+
+
+@app.command()
+def models() -> None:
+    """Model presets, and whether their weights are on this machine."""
+    from sinkbench.adapters import model_names, resolve_model
+    from sinkbench.cli.offline import model_is_here
+
+    rows = []
+    for name in model_names():
+        preset = resolve_model(name)
+        rows.append((name, preset.family, preset.path, "yes" if model_is_here(preset) else "no"))
+    _show("Models", ("name", "family", "weights", "on this machine"), rows)
+    typer.echo("A local folder or a preset's hub id works in their place: --model DIR")
+
+
+@app.command()
+def methods() -> None:
+    """Methods, what they do, and the paper they come from."""
+    from sinkbench.methods import method_class, method_names
+
+    rows = []
+    for name in method_names():
+        cls = method_class(name)
+        paper = f"arXiv {cls.paper.arxiv}" if cls.paper and cls.paper.arxiv else ""
+        rows.append((name, cls.summary, ", ".join(f"{key}={value}" for key, value in cls().params().items()), paper))
+    _show("Methods", ("name", "what it does", "parameters (--set NAME.PARAM=VALUE)", "paper"), rows)
+
+
+@app.command()
+def tasks() -> None:
+    """Tasks, what they ask, and where their data come from."""
+    from sinkbench.cli.offline import task_is_here
+    from sinkbench.tasks import task_info, task_names
+
+    rows = []
+    for name in task_names():
+        info = task_info(name)
+        params = ", ".join(f"{key}={value}" for key, value in info.params.items())
+        rows.append((name, info.summary, info.hub or "shipped", "yes" if task_is_here(name) else "no", params))
+    _show("Tasks", ("name", "what it asks", "data", "on this machine", "parameters (--set NAME.PARAM=VALUE)"), rows)
+
+
+def _show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from sinkbench.cli.console import output_console
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    output_console().print(table)

@@ -1,0 +1,186 @@
+"""A board: the finished runs below a folder, each compared with the baseline method on the same samples."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.leaderboard.stats import holm
+from sinkbench.schemas import validate
+from sinkbench.store import RunStore, read_record
+
+SCHEMA_VERSION = 1
+Board = dict[str, Any]
+"""schemas/board.schema.json."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that was found.
+
+    Attributes:
+        directory: Where it lies.
+        record: Its run.json.
+    """
+
+    directory: Path
+    record: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """Its task's name."""
+        return str(self.record["task"]["name"])
+
+    @property
+    def method(self) -> str:
+        """Its method's name."""
+        return str(self.record["method"]["name"])
+
+    @property
+    def conditions(self) -> str:
+        """Equal for runs that differ in nothing but the method, so that their samples can be paired."""
+        model, task, spec = self.record["model"], self.record["task"], self.record["spec"]
+        same = [
+            [model[key] for key in ("id", "revision", "fingerprint", "dtype", "options")],
+            [task[key] for key in ("name", "version", "fingerprint", "params")],
+            [spec[key] for key in ("generation", "limit", "seed")],
+        ]
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+    def samples(self) -> dict[str, Any]:
+        """The scored samples by id."""
+        rows = RunStore(self.directory).samples().values()
+        return {row["id"]: row for row in rows if row["counts"] is not None}
+
+
+def build(folder: Path, *, baseline: str = "greedy", tasks: Sequence[str] = ()) -> Board:
+    """Collect the runs below a folder and compare them.
+
+    Args:
+        folder: Where to look, at any depth.
+        baseline: The method that the others are compared with, on the same model and task.
+        tasks: Only these; empty takes all.
+
+    Raises:
+        UsageError: There is no finished run, or none of the task or baseline.
+    """
+    runs = find_runs(folder)
+    finished = [run for run in runs if run.record["metrics"]]
+    if not finished:
+        raise UsageError(
+            f"no finished run below {folder}", "Make one: sinkbench eval --model tiny-llava --task scenes_pope"
+        )
+    for task in tasks:
+        if task not in {run.task for run in finished}:
+            raise unknown_name("run of task", task, {run.task for run in finished})
+    if baseline not in {run.method for run in finished}:
+        raise unknown_name("baseline", baseline, {run.method for run in finished})
+    finished = [run for run in finished if not tasks or run.task in tasks]
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in finished:
+        groups[run.conditions].append(run)
+    rows = [row for group in groups.values() for row in _compared(group, baseline, folder)]
+    rows.sort(key=lambda row: _order(row, baseline))
+    board = {
+        "schema_version": SCHEMA_VERSION,
+        "baseline": baseline,
+        "rows": rows,
+        "unfinished": [
+            {"path": _path(run, folder), "status": run.record["status"]} for run in runs if not run.record["metrics"]
+        ],
+    }
+    validate(board, "board")
+    return board
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run below a folder; of several with one id the newest.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"folder {folder} does not exist", "Give the folder that `sinkbench eval --output` wrote.")
+    newest: dict[str, Run] = {}
+    for file in sorted(folder.rglob("run.json")):
+        run = Run(file.parent, read_record(file))
+        known = newest.get(run.record["run_id"])
+        if known is None or run.record["updated"] >= known.record["updated"]:
+            newest[run.record["run_id"]] = run
+    return list(newest.values())
+
+
+def _compared(runs: list[Run], baseline: str, folder: Path) -> list[dict[str, Any]]:
+    """Rows of runs under equal conditions."""
+    reference = max((run for run in runs if run.method == baseline), key=_age, default=None)
+    rows = [_row(run, folder) for run in runs]
+    if reference is None:
+        return rows
+    speed = reference.record["efficiency"].get("answers_per_s")
+    for row in rows:
+        if speed and row["cost"]["answers_per_s"]:
+            row["cost"]["relative_time"] = speed / row["cost"]["answers_per_s"]
+    _add_deltas(reference, [(run, row) for run, row in zip(runs, rows, strict=True) if run is not reference])
+    return rows
+
+
+def _order(row: dict[str, Any], baseline: str) -> tuple[Any, ...]:
+    """By task, model and conditions, the largest set of samples first, the baseline on top."""
+    first = row["method"] != baseline
+    return row["task"], row["model"], -row["n"], row["conditions"], first, row["method"], row["run_id"]
+
+
+def _age(run: Run) -> str:
+    return str(run.record["updated"])
+
+
+def _add_deltas(reference: Run, others: Iterable[tuple[Run, dict[str, Any]]]) -> None:
+    """Compare each metric, and adjust its p-values over the methods (Holm)."""
+    from sinkbench.leaderboard.compare import compare
+
+    scheme = reference.record["task"]["scheme"]
+    ours = reference.samples()
+    deltas: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run, row in others:
+        theirs = run.samples()
+        for name, metric in row["metrics"].items():
+            delta = compare(scheme, name, ours, theirs)
+            metric["delta"] = delta
+            if delta and delta["p"] is not None:
+                deltas[name].append(delta)
+    for family in deltas.values():
+        for delta, adjusted in zip(family, holm([delta["p"] for delta in family]), strict=True):
+            delta["p_holm"] = adjusted
+
+
+def _row(run: Run, folder: Path) -> dict[str, Any]:
+    record = run.record
+    task, git = record["task"], record["env"]["git"]
+    return {
+        "model": record["model"]["name"],
+        "method": record["method"]["name"],
+        "params": record["method"]["params"],
+        "task": task["name"],
+        "task_version": task["version"],
+        "conditions": run.conditions,
+        "headline": task["headline"],
+        "n": record["metrics"][task["headline"]]["n"],
+        "n_failed": task["n_failed"],
+        "limit": record["spec"]["limit"],
+        "dtype": record["model"]["dtype"],
+        "status": record["status"],
+        "commit": git["commit"],
+        "dirty": git["dirty"],
+        "run_id": record["run_id"],
+        "path": _path(run, folder),
+        "metrics": {name: {**metric, "delta": None} for name, metric in record["metrics"].items()},
+        "cost": {"answers_per_s": record["efficiency"].get("answers_per_s"), "relative_time": None},
+    }
+
+
+def _path(run: Run, folder: Path) -> str:
+    return run.directory.relative_to(folder).as_posix()

@@ -1,0 +1,158 @@
+"""What a run says about itself: its identity, the content of run.json and of a line of samples.jsonl."""
+
+import dataclasses
+import hashlib
+import json
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinkbench.environment import environment
+from sinkbench.request import Request, Response
+from sinkbench.spec import RunSpec
+from sinkbench.store import Row
+
+if TYPE_CHECKING:
+    from sinkbench.adapters import ModelPreset
+    from sinkbench.methods.base import Method
+
+Record = dict[str, Any]
+"""The content of run.json (schemas/run.schema.json)."""
+
+SCHEMA_VERSION = 1
+UNSCORED: Row = {"parsed": None, "score": None, "cluster": None, "counts": None, "group": None}
+"""What scoring adds to a line of samples.jsonl, before it has."""
+
+_WHOLE = 64 * 2**20
+"""Files up to this size (bytes) enter a fingerprint whole; of larger ones the size, the first and the last MiB do."""
+
+
+def model_identity(preset: "ModelPreset") -> dict[str, Any]:
+    """What identifies weights and preprocessing on every machine: local folders count by content, not by path."""
+    return {
+        "id": preset.path if not Path(preset.path).is_dir() else preset.name,
+        "revision": "" if preset.is_local else preset.revision or "main",
+        "fingerprint": folder_fingerprint(Path(preset.location)) if preset.is_local else "",
+        "options": preset.options,
+        "sink_dims": list(preset.sink_dims),
+    }
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 (hex) over the names and contents of a model folder's weights, configs and tokenizer files."""
+    digest = hashlib.sha256()
+    kinds = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}
+    for file in sorted(path for path in folder.iterdir() if path.suffix in kinds):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with open(file, "rb") as content:
+            if size <= _WHOLE:
+                digest.update(content.read())
+            else:
+                digest.update(content.read(2**20))
+                content.seek(-(2**20), 2)
+                digest.update(content.read())
+    return digest.hexdigest()
+
+
+def new_record(
+    run_id: str, spec: RunSpec, preset: "ModelPreset", identity: dict[str, Any], method: "Method", task: dict[str, Any]
+) -> Record:
+    """The record of a run that begins."""
+    now = _now()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "status": "started",
+        "stage": "none",
+        "created": now,
+        "updated": now,
+        "error": None,
+        "spec": spec.to_json(),
+        "model": {"name": preset.name, **identity, "dtype": None, "device": None},
+        "method": {
+            "name": spec.method,
+            "params": _plain(method.params()),
+            "paper": dataclasses.asdict(method.paper) if method.paper else None,
+            "profile": _profile(spec),
+        },
+        "task": {**task, "params": spec.task_params, "n_run": 0, "n_failed": 0},
+        "metrics": {},
+        "efficiency": {},
+        "env": environment(),
+        "paper": None,
+    }
+
+
+def resumed(record: Record, earlier: Record) -> Record:
+    """A new record with what an earlier process of the same run did and measured; its metrics no longer hold."""
+    kept = {key: earlier[key] for key in ("created", "stage", "efficiency", "env")}
+    loaded = {key: earlier["model"][key] for key in ("dtype", "device")}
+    counts = {key: earlier["task"][key] for key in ("n_run", "n_failed")}
+    return {**record, **kept, "model": {**record["model"], **loaded}, "task": {**record["task"], **counts}}
+
+
+def _profile(spec: RunSpec) -> Any:
+    chosen = {key.partition(".")[0]: value for key, value in spec.method_params.items() if key.endswith(".profile")}
+    return chosen.get(spec.method, chosen or None)
+
+
+def _plain(value: Any) -> Any:
+    """As it will read back from JSON: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def touch(record: Record, status: str, error: BaseException | None = None) -> Record:
+    """The record with a new status and the time of the change."""
+    described = None
+    if error is not None:
+        described = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+    return {**record, "status": status, "updated": _now(), "error": described}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def prompt_hash(request: Request) -> str:
+    """SHA-256 (hex) of the conversation and the generation settings."""
+    asked = {key: value for key, value in request.to_json().items() if key in ("messages", "generation")}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def image_hash(request: Request) -> str:
+    """Hashes of the images' bytes, joined by "+"; "missing" for a file that was not there when it was prepared."""
+    return "+".join(image.sha256 or "missing" for image in request.images)
+
+
+def answers(row: Row | None, request: Request) -> bool:
+    """Whether a line of samples.jsonl answers a request: without error, the same words, the same image."""
+    return (
+        row is not None
+        and not row["error"]
+        and row["prompt_hash"] == prompt_hash(request)
+        and row["image_hash"] == image_hash(request)
+    )
+
+
+def sample_row(task: str, request: Request, response: Response) -> Row:
+    """A line of samples.jsonl, not scored yet."""
+    return {
+        "id": request.id,
+        "task": task,
+        "prompt_hash": prompt_hash(request),
+        "image_hash": image_hash(request),
+        "text": None if response.error else response.text,
+        **UNSCORED,
+        "tokens": response.new_tokens,
+        "prompt_tokens": response.prompt_tokens,
+        "visual_tokens": response.visual_tokens,
+        "visual_tokens_kept": response.visual_tokens_kept,
+        "finish": response.finish,
+        "error": response.error,
+    }

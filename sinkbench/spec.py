@@ -1,0 +1,238 @@
+"""RunSpec: the typed, validated description of one run, from a YAML file with the command line's flags on top."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.request import Generation
+
+Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Count = Annotated[int, Field(ge=1)]
+Stage = Literal["all", "prepare", "answer", "score"]
+
+
+class GenerationOverrides(BaseModel):
+    """What a run changes in the generation settings of its task; None leaves the task's own value.
+
+    Attributes:
+        max_new_tokens: Upper bound on generated tokens.
+        do_sample: Sample instead of taking the arg-max.
+        temperature: Divides the logits when sampling.
+        top_p: Nucleus mass when sampling.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: Count | None = None
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def apply(self, generation: Generation) -> Generation:
+        """The task's settings with the overrides on top."""
+        return replace(generation, **self.model_dump(exclude_none=True))
+
+
+class RunSpec(BaseModel):
+    """One run: a model, a method and a task.
+
+    Attributes:
+        model: Preset name (`sinkbench list models`), a local folder or a hub id.
+        method: "var", or "a+b" to compose.
+        task: Task name.
+        params: Values by "method.param" or "task.param", for example {"var.tau": 5}.
+        generation: Changes to the task's generation settings.
+        limit: Answer the first so many samples only.
+        seed: Seeds sampling and methods that draw at random.
+        dtype: "auto" (the model's own on a GPU, float32 on a CPU) or a torch dtype's name.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        batch_size: Samples per batch, or "auto" for a token budget.
+        data_dir: Folder with the task's data, instead of the hub.
+        output: Folder below which run directories are made.
+        stage: Which part of the run to do.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Name
+    task: Name
+    method: Name = "greedy"
+    params: dict[str, Any] = Field(default_factory=dict)
+    generation: GenerationOverrides = GenerationOverrides()
+    limit: Count | None = None
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")] = "auto"
+    batch_size: Count | Literal["auto"] = "auto"
+    data_dir: Path | None = None
+    output: Path = Path("runs")
+    stage: Stage = "all"
+
+    @model_validator(mode="after")
+    def _params_have_owners(self) -> Self:
+        owners = [*self.methods, self.task]
+        for key in self.params:
+            if key.partition(".")[0] not in owners:
+                raise ValueError(f"parameter {key!r} belongs neither to {self.method} nor to {self.task}")
+        return self
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the composed methods, one for a method that stands alone."""
+        return self.method.split("+")
+
+    @property
+    def method_params(self) -> dict[str, Any]:
+        """The method's share of `params`, keys as "method.param"."""
+        return {key: value for key, value in self.params.items() if key.partition(".")[0] in self.methods}
+
+    @property
+    def task_params(self) -> dict[str, Any]:
+        """The task's share of `params`, keys without the task's name."""
+        return {key.partition(".")[2]: value for key, value in self.params.items() if key.startswith(f"{self.task}.")}
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary of every setting."""
+        return self.model_dump(mode="json")
+
+
+def run_id(
+    spec: RunSpec, *, model: Mapping[str, Any], method_params: Mapping[str, Any], task: Mapping[str, Any]
+) -> str:
+    """SHA-256 (hex) over what decides which samples are answered and how.
+
+    Batch size, device, output folder and stage are left out: they may differ when a run is resumed.
+
+    Args:
+        spec: The run.
+        model: What identifies the weights and their preprocessing: id, revision or fingerprint, options.
+        method_params: Every hyper-parameter of the method with defaults and per-model values filled in.
+        task: What identifies the questions: name, version, fingerprint of the data.
+    """
+    deciding = {
+        "model": dict(model),
+        "method": {"name": spec.method, "params": dict(method_params)},
+        "task": {**task, "params": spec.task_params},
+        "generation": spec.generation.model_dump(exclude_none=True),
+        "limit": spec.limit,
+        "seed": spec.seed,
+        "dtype": spec.dtype,
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file.
+
+    Raises:
+        UsageError: The file is missing, is no YAML, or holds something other than a mapping.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config file {path} cannot be read: {error.strerror}", "Check --config.") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"config file {path} is no valid YAML: {problem}", "Correct the line named.") from error
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"config file {path} holds {type(settings).__name__}, not a mapping of settings",
+            "Write one setting a line, for example `model: tiny-llava`.",
+        )
+    return settings
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parameters from `--set OWNER.PARAM=VALUE`; values are YAML scalars or flow lists.
+
+    Raises:
+        UsageError: An assignment has another form.
+    """
+    params: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        owner, dot, name = key.strip().partition(".")
+        if not (equals and dot and owner and name):
+            raise UsageError(
+                f"--set {assignment!r} is not of the form METHOD.PARAM=VALUE", "For example: --set var.tau=5"
+            )
+        params[f"{owner}.{name}"] = _scalar(text)
+    return params
+
+
+def _scalar(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as a string, because it wants a dot.
+    if re.fullmatch(r"\s*[+-]?\d+[eE][+-]?\d+\s*", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
+    """One spec for every combination of method and task.
+
+    Runs of one task follow each other, so that they can share its images. A parameter goes to the runs whose method or
+    task it belongs to.
+
+    Args:
+        settings: Fields of RunSpec; `method` and `task` may hold several values.
+
+    Raises:
+        UsageError: A setting is unknown, missing or invalid, or a parameter belongs to no run.
+    """
+    unknown = [key for key in settings if key not in RunSpec.model_fields]
+    if unknown:
+        raise unknown_name("setting", str(unknown[0]), RunSpec.model_fields)
+    for key in ("model", "task"):
+        if not settings.get(key):
+            raise UsageError(f"no {key} is given", f"Add --{key} NAME; `sinkbench list {key}s` shows them all.")
+    methods = _several(settings.get("method", "greedy"))
+    tasks = _several(settings["task"])
+    params = settings.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise UsageError(f"params: {params!r} is no mapping", "Write params: {var.tau: 5}.")
+    owners = {part for method in methods for part in method.split("+")} | set(tasks)
+    for key in params:
+        if key.partition(".")[0] not in owners:
+            raise UsageError(
+                f"parameter {key!r} belongs to no method and no task of this command",
+                f"Write OWNER.PARAM=VALUE with OWNER one of: {', '.join(sorted(owners))}.",
+            )
+    specs = []
+    for task in tasks:
+        for method in methods:
+            own = {*method.split("+"), task}
+            mine = {key: value for key, value in params.items() if key.partition(".")[0] in own}
+            specs.append(_validated({**settings, "method": method, "task": task, "params": mine}))
+    return specs
+
+
+def _several(value: Any) -> list[str]:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    names = [name.strip() for item in items for name in str(item).split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _validated(settings: dict[str, Any]) -> RunSpec:
+    try:
+        return RunSpec(**settings)
+    except ValidationError as error:
+        problems = "; ".join(f"{_where(e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+        hint = "`sinkbench eval --help` shows what each setting takes."
+        raise UsageError(f"invalid settings: {problems}", hint) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    # Branches of a union ("constrained-int", "literal[...]") are no part of the setting's name.
+    parts = [str(part) for part in location if isinstance(part, str) and re.fullmatch(r"[a-z_]+", part)]
+    return ".".join(dict.fromkeys(parts)) or "settings"

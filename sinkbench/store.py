@@ -1,0 +1,199 @@
+"""A run directory on disk: answers that survive `kill -9`, a record that is never half written, and a lock.
+
+`samples.jsonl` grows by a batch at a time and is fsynced; `run.json` is replaced atomically.
+"""
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sinkbench.errors import SinkbenchError, UsageError
+from sinkbench.request import Request
+from sinkbench.schemas import validate
+
+Row = dict[str, Any]
+"""A line of samples.jsonl (schemas/sample.schema.json)."""
+
+
+def check_writable(output: Path) -> None:
+    """Make the folder for run directories, and see that files can be written there.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"output folder {output} cannot be written: {error.strerror}", "Choose another folder with --output DIR."
+        ) from error
+
+
+class RunStore:
+    """The files of one run.
+
+    Args:
+        directory: `<output>/<model>__<method>__<task>__<run_id[:8]>`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.requests_file = directory / "requests.jsonl"
+        self.samples_file = directory / "samples.jsonl"
+        self.run_file = directory / "run.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process; the kernel lets go of it however the process ends.
+
+        Raises:
+            UsageError: Another process writes this run.
+        """
+        with _explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = self.directory / ".lock"
+            lock.touch()
+        with open(lock, "a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is writing {self.directory}",
+                    "Wait until it ends, or choose another folder with --output DIR.",
+                ) from error
+            except OSError as error:
+                raise UsageError(
+                    f"{self.directory} lies on a file system without locks: {error.strerror}",
+                    "Choose a folder on another disk with --output DIR.",
+                ) from error
+            yield
+
+    def clear(self) -> None:
+        """Remove an earlier run's record and answers."""
+        self.run_file.unlink(missing_ok=True)
+        self.samples_file.unlink(missing_ok=True)
+
+    def write_requests(self, requests: Iterable[Request]) -> None:
+        """Write requests.jsonl atomically."""
+        self._replace(self.requests_file, (json.dumps(request.to_json(), ensure_ascii=False) for request in requests))
+
+    def requests(self) -> Iterator[Request]:
+        """Read requests.jsonl one by one; relative image paths start from the run directory.
+
+        Raises:
+            UsageError: The run has not been prepared.
+        """
+        if not self.requests_file.is_file():
+            raise UsageError(
+                f"{self.directory} holds no requests.jsonl", "Run the prepare stage first: --stage prepare."
+            )
+        for row in _lines(self.requests_file):
+            for image in row["images"]:
+                image["path"] = str(self.directory / image["path"])
+            yield Request.from_json(row)
+
+    def samples(self) -> dict[str, Row]:
+        """The newest line of every sample by its id; a last line that a kill cut off is dropped from the file."""
+        if not self.samples_file.exists():
+            return {}
+        with _explained(self.samples_file):
+            _drop_partial_line(self.samples_file)
+        return {row["id"]: row for row in _lines(self.samples_file)}
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add lines to samples.jsonl and wait until they are on disk.
+
+        They are checked against the schema when scoring rewrites the file: checking here would make the GPU wait.
+        """
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with _explained(self.samples_file), open(self.samples_file, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def replace_samples(self, rows: Iterable[Row]) -> None:
+        """Check every line against the schema and rewrite samples.jsonl atomically, one line a sample."""
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        for line in lines:
+            validate(json.loads(line), "sample")
+        self._replace(self.samples_file, lines)
+
+    def read_run(self) -> dict[str, Any] | None:
+        """The record of the run, or None when there is none yet."""
+        return read_record(self.run_file) if self.run_file.exists() else None
+
+    def write_run(self, record: dict[str, Any]) -> None:
+        """Check the record against its schema and replace run.json atomically."""
+        validate(record, "run")
+        self._replace(self.run_file, [json.dumps(record, indent=2, ensure_ascii=False)])
+
+    def _replace(self, target: Path, lines: Iterable[str]) -> None:
+        temporary = target.with_name(f"{target.name}.tmp")
+        with _explained(target):
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run.json.
+
+    Raises:
+        UsageError: It is damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        validate(record, "run")
+    except ValueError as error:
+        hint = "Start the run again with --fresh, or remove its folder."
+        raise UsageError(f"{path} is damaged: {error}", hint) from error
+    return record
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UsageError(
+                    f"{path}, line {number} is damaged: {error}", "Remove that line, or start again with --fresh."
+                ) from error
+
+
+def _drop_partial_line(path: Path) -> None:
+    with open(path, "rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a failing disk into an error that says which file and what next."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkbenchError(
+            f"{path} cannot be written: {error.strerror}",
+            "Finished samples are kept. Free some space or correct the permissions, then run the same command again.",
+        ) from error

@@ -1,0 +1,26 @@
+"""Tasks: lm-eval's YAML files in `tasks/`, listed and checked without lm-eval, loaded and scored with it.
+
+A new task is a YAML file. Its `metadata` names the kind of data (`source`), the family of metrics (`scheme`) and what
+may be changed (`params`); further kinds of data are functions in this package, further families modules of
+`sinkbench.scoring`.
+"""
+
+from sinkbench.tasks.catalog import Direction, TaskInfo, task_info, task_names
+from sinkbench.tasks.load import build_requests, check_data, documents, load_task, request_id, task_fingerprint
+from sinkbench.tasks.score import MetricResult, SampleScore, score_samples
+
+__all__ = [
+    "Direction",
+    "MetricResult",
+    "SampleScore",
+    "TaskInfo",
+    "build_requests",
+    "check_data",
+    "documents",
+    "load_task",
+    "request_id",
+    "score_samples",
+    "task_fingerprint",
+    "task_info",
+    "task_names",
+]

@@ -1,0 +1,45 @@
+"""The installed command, a tiny random model and a tiny data set."""
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from scenes_folder import write_scenes
+
+SCRIPT = Path(sysconfig.get_path("scripts")) / "sinkbench"
+
+
+@pytest.fixture(scope="session")
+def sinkbench(tmp_path_factory):
+    """Run `sinkbench ARGUMENTS` in an empty folder, as a log would see it."""
+    if not SCRIPT.exists():
+        pytest.skip(f"sinkbench is not installed: {SCRIPT} does not exist")
+
+    def run(*arguments, env=None):
+        return subprocess.run(
+            [str(SCRIPT), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path_factory.mktemp("cwd"),
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
+            timeout=120,
+        )
+
+    run.script = SCRIPT
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A random LLaVA of the real class."""
+    from tiny import save_llava
+
+    return save_llava(tmp_path_factory.mktemp("models") / "tiny-random")
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Four images, 36 questions."""
+    return write_scenes(tmp_path / "scenes", 4)

@@ -1,0 +1,168 @@
+"""A backend without weights and without lm-eval: yes/no questions, and an engine that answers as it is told."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.request import Generation, ImageRef, Message, Request, Response
+from sinkbench.scoring import pope
+from sinkbench.scoring.metric import evaluate, record
+from sinkbench.spec import RunSpec
+
+METRICS = {"random/accuracy": "higher", "f1": "higher", "yes_ratio": "neutral", "n_unparsed": "lower"}
+
+Answerer = Callable[[Request], str | BaseException]
+"""From a request to its text; an exception given back fails the sample, a KeyboardInterrupt is raised."""
+
+
+@dataclass
+class FakeTask:
+    """As many questions an image as there are splits; the answer to question i is yes for even i."""
+
+    folder: Path
+    n: int = 12
+    fingerprint: str = "f" * 64
+
+    def label(self, index: int) -> str:
+        return "yes" if index % 2 == 0 else "no"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "fake",
+            "version": "1",
+            "split": "test",
+            "fingerprint": self.fingerprint,
+            "scheme": "pope",
+            "headline": "random/accuracy",
+            "n_total": self.n,
+        }
+
+    def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
+        for index in range(self.n if limit is None else min(limit, self.n)):
+            path = self.folder / f"{index // 3}.png"
+            image = ImageRef.from_file(path) if path.is_file() else ImageRef(str(path))
+            text = f"<image>Is there a dog in image {index}?"
+            yield Request(f"fake/{index}", (Message("user", text),), (image,), Generation(max_new_tokens=4))
+
+    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        records = []
+        for id, text in answers.items():
+            index = int(id.partition("/")[2])
+            judged = pope.score(text, self.label(index), pope.SPLITS[index % 3])
+            records.append(record(id, str(index // 3), judged))
+        metrics = {}
+        for name, direction in METRICS.items():
+            value = evaluate(pope.SCHEME, name, records)
+            metrics[name] = {
+                "value": value.value,
+                "stderr": None,
+                "ci95": None,
+                "n": value.n,
+                "direction": direction,
+            }
+        return metrics, {entry["id"]: {k: v for k, v in entry.items() if k != "id"} for entry in records}
+
+
+@dataclass
+class FakeEngine:
+    """Answers in batches of two."""
+
+    answerer: Answerer
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
+        batch: list[Response] = []
+        for request in requests:
+            self.asked.append(request.id)
+            given = self.answerer(request)
+            if isinstance(given, KeyboardInterrupt):
+                raise given
+            if isinstance(given, BaseException):
+                batch.append(Response(request.id, finish="error", error=str(given)))
+            else:
+                batch.append(Response(request.id, given, 20, 1, 16, 16))
+            if len(batch) == 2:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def stats(self) -> dict[str, Any]:
+        return {"answers_per_s": 100.0}
+
+
+@dataclass(frozen=True)
+class FakePreset:
+    name: str = "tiny"
+    path: str = "org/tiny"
+    revision: str = "abc"
+    is_local: bool = False
+    location: str = "org/tiny"
+    options: dict[str, Any] = field(default_factory=dict)
+    sink_dims: tuple[int, ...] = ()
+
+
+class FakeBackend:
+    """Knows the task "fake", the models "tiny" and "small", and the methods "greedy", "var" and "pai".
+
+    Args:
+        task: What `load` gives.
+        answerer: Answers of every method, or of one method by name.
+    """
+
+    def __init__(self, task: FakeTask, answerer: Answerer | Mapping[str, Answerer], dtype: str = "float32") -> None:
+        self._task = task
+        self._answerer = answerer
+        self._dtype = dtype
+        self.calls: list[str] = []
+        self.engines: list[FakeEngine] = []
+
+    def check_names(self, spec: RunSpec) -> FakePreset:
+        self.calls.append("names")
+        for kind, name, known in (
+            ("model", spec.model, ["tiny", "small"]),
+            ("method", spec.method, ["greedy", "var", "pai"]),
+            ("task", spec.task, ["fake"]),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        return FakePreset(spec.model, f"org/{spec.model}")
+
+    def check_data(self, spec: RunSpec) -> None:
+        self.calls.append("data")
+        if not self._task.folder.is_dir():
+            raise UsageError(f"{self._task.folder} does not exist")
+
+    def check_model(self, preset: FakePreset) -> None:
+        self.calls.append("model")
+
+    def method(self, spec: RunSpec, preset: FakePreset) -> Any:
+        self.calls.append("method")
+        params = {"tau": 20.0, **{key.partition(".")[2]: value for key, value in spec.method_params.items()}}
+        return SimpleNamespace(name=spec.method, params=lambda: params, paper=None)
+
+    def task(self, spec: RunSpec) -> FakeTask:
+        self.calls.append("task")
+        return self._task
+
+    def adapter(self, preset: FakePreset, device: str, dtype: str) -> Any:
+        self.calls.append(f"adapter {preset.name}")
+        return SimpleNamespace(device="cpu", dtype=f"torch.{self._dtype}")
+
+    def engine(self, adapter: Any, method: Any, batch_size: Any, seed: int) -> FakeEngine:
+        answerer = self._answerer[method.name] if isinstance(self._answerer, Mapping) else self._answerer
+        self.engines.append(FakeEngine(answerer))
+        return self.engines[-1]
+
+
+def always(text: str) -> Answerer:
+    return lambda request: text
+
+
+def write_images(folder: Path, n: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(n):
+        (folder / f"{index}.png").write_bytes(f"pixels of image {index}".encode())
