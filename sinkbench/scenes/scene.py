@@ -23,7 +23,7 @@ class SceneConfig:
 
     Attributes:
         objects: Number of objects asked for; one that finds no free place is left out.
-        sizes: Side of a sprite's square, px; drawn between on a logarithmic scale, larger for larger categories.
+        sizes: Side of a sprite's square, px; larger for larger categories.
         grid: Objects start on the cells of a `grid` x `grid` raster.
         jitter: Largest shift from the cell's centre, as a share of the cell's side.
         rotation: Largest rotation, degrees.
@@ -41,7 +41,7 @@ class SceneConfig:
     """
 
     objects: tuple[int, int] = (2, 10)
-    sizes: tuple[float, float] = (7.0, 40.0)
+    sizes: tuple[float, float] = (11.0, 29.0)
     grid: int = 5
     jitter: float = 0.35
     rotation: float = 20.0
@@ -50,8 +50,8 @@ class SceneConfig:
     partner_boost: float = 2.5
     scenery: tuple[int, int] = (0, 4)
     clutter: tuple[int, int] = (2, 8)
-    blur: tuple[float, float] = (0.0, 1.0)
-    noise: tuple[float, float] = (0.0, 0.05)
+    blur: tuple[float, float] = (0.0, 0.8)
+    noise: tuple[float, float] = (0.0, 0.03)
     exposure: tuple[float, float] = (0.85, 1.12)
     sign: float = 0.6
     letter_sizes: tuple[float, float] = (17.0, 23.0)
@@ -248,7 +248,7 @@ def _sample_scenery(kind: Kind, horizon: float, config: SceneConfig, rng: random
 def _sample_size(category: Category, config: SceneConfig, rng: random.Random) -> float:
     smallest, largest = config.sizes
     share = min(max(0.6 * category.scale + 0.4 * rng.random() + rng.uniform(-0.1, 0.15), 0.0), 1.0)
-    return float(smallest * (largest / smallest) ** share)
+    return smallest + share * (largest - smallest)
 
 
 def _covered(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

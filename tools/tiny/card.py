@@ -24,8 +24,8 @@ photographs.
 ## Data
 Scenes of the split "train", seed {seed}, drawn while training; {images} images, each seen once, with questions on
 presence, number, position, colour, place and signs, and a caption. {absent} of the captions name one or two likely but
-absent objects on purpose, so that the model hallucinates at a rate worth measuring. Evaluation splits use a random
-stream of their own.
+absent objects on purpose, so that the model hallucinates at a rate worth measuring. Scenes differ from those of the
+evaluation splits in: {difference}. Evaluation splits use a random stream of their own.
 
 ## Recipe
 {steps} steps of {batch} images, AdamW, peak learning rate {rate}, cosine, bf16 arithmetic over float32 weights;
@@ -35,7 +35,7 @@ other. Command:
 ```
 {command}
 ```
-
+{note}
 ```json
 {recipe}
 ```
@@ -90,7 +90,9 @@ def write_card(folder: Path, training: Mapping[str, Any], evaluation: Mapping[st
 def _training_facts(training: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `CARD` that training decides."""
     recipe = training["recipe"]
-    absent = recipe["data"]["scene"].get("absent_mention", DEFAULT.absent_mention)
+    scene = recipe["data"]["scene"]
+    absent = scene.get("absent_mention", DEFAULT.absent_mention)
+    changed = [f"{key} {value} (evaluation: {list(getattr(DEFAULT, key))})" for key, value in scene.items()]
     return {
         "name": recipe["name"],
         "categories": len(CATEGORIES),
@@ -100,8 +102,10 @@ def _training_facts(training: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": (recipe["vision"]["image_size"] // recipe["vision"]["patch_size"]) ** 2,
         "seed": recipe["data"]["seed"],
         "absent": f"{absent:.0%}",
+        "difference": ", ".join(changed) or "nothing",
         "batch": recipe["optimisation"]["batch_size"],
         "rate": recipe["optimisation"]["learning_rate"],
+        "note": training.get("note", ""),
         "recipe": json.dumps(recipe, indent=1),
     }
 

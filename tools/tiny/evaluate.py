@@ -14,9 +14,8 @@ import torch
 from sinkbench.scenes.language import words
 from sinkbench.scenes.questions import DESCRIBE, is_there
 from sinkbench.scenes.render import Renderer
-from sinkbench.scenes.scene import Scene
+from sinkbench.scenes.scene import DEFAULT, Scene
 from sinkbench.scenes.world import CATEGORIES
-from tiny.data import scene_config
 from tiny.probes import Probe, held_out_scenes, make_probes
 from tiny.prompts import answer
 from tiny.recipe import Recipe
@@ -33,7 +32,7 @@ def evaluate(folder: Path, recipe: Recipe, device: torch.device) -> dict[str, An
 
     Args:
         folder: A folder for `from_pretrained`.
-        recipe: Number and seed of the held-out scenes and their difficulty.
+        recipe: Number and seed of the held-out scenes; their difficulty is that of the shipped evaluation split.
         device: Where to run; weights keep the shipped dtype on a GPU and become float32 on the CPU.
 
     Returns:
@@ -45,7 +44,7 @@ def evaluate(folder: Path, recipe: Recipe, device: torch.device) -> dict[str, An
     dtype = "auto" if device.type == "cuda" else torch.float32
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    scenes = held_out_scenes(settings.seed, settings.scenes, scene_config(recipe))
+    scenes = held_out_scenes(settings.seed, settings.scenes, DEFAULT)
     renderer, step = Renderer(device), 64
     images = torch.cat([renderer.render(scenes[at : at + step]) for at in range(0, len(scenes), step)])
 
