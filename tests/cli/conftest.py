@@ -34,7 +34,7 @@ def sinkbench(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A random LLaVA of the real class."""
-    from tiny import save_llava
+    from random_models import save_llava
 
     return save_llava(tmp_path_factory.mktemp("models") / "tiny-random")
 
