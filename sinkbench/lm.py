@@ -34,7 +34,7 @@ MAX_NEW_TOKENS = 256
 _SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_p"}
 
 
-class SinkbenchLM(LM):  # type: ignore[misc]
+class SinkbenchLM(LM):
     """A vision-language model with an intervention, for lm-eval's `generate_until` tasks.
 
     Args:

@@ -5,8 +5,9 @@ Only what a stage needs is imported: answering needs neither lm-eval nor dataset
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,19 +133,37 @@ def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
         UsageError: Something is wrong.
     """
     presets = [backend.check_names(spec) for spec in specs]
-    for spec in specs:
-        if spec.stage in ("all", "prepare"):
-            backend.check_data(spec)
-        check_writable(spec.output)
+    for output in {spec.output for spec in specs}:
+        check_writable(output)
+    inputs: list[Callable[[], None]] = []
     for spec, preset in zip(specs, presets, strict=True):
+        if spec.stage in ("all", "prepare"):
+            inputs.append(partial(backend.check_data, spec))
         if spec.stage in ("all", "answer") or preset.is_local:
-            backend.check_model(preset)
+            inputs.append(partial(backend.check_model, preset))
+    _check_all(inputs)
     methods = [backend.method(spec, preset) for spec, preset in zip(specs, presets, strict=True)]
     identities = {path: model_identity(preset) for path, preset in {p.path: p for p in presets}.items()}
     return [
         Plan(spec, preset, method, identities[preset.path])
         for spec, preset, method in zip(specs, presets, methods, strict=True)
     ]
+
+
+def _check_all(checks: Sequence[Callable[[], None]]) -> None:
+    """Do every check and tell all that is missing at once: fetching a model to learn that data lack too helps nobody.
+
+    Raises:
+        UsageError: The errors of all checks that failed.
+    """
+    faults: dict[str, UsageError] = {}
+    for check_input in checks:
+        try:
+            check_input()
+        except UsageError as error:
+            faults.setdefault(error.message, error)
+    if faults:
+        raise UsageError("\n".join(faults), "\n→ ".join(fault.hint for fault in faults.values()))
 
 
 @dataclass

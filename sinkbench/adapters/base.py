@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sinkbench.adapters.presets import ModelPreset
 from sinkbench.engine.context import Role
-from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.prompt import Prompt, UserText
 from sinkbench.errors import SampleError, SinkbenchError
 from sinkbench.methods.base import ModelInfo
 from sinkbench.request import IMAGE_PLACEHOLDER, ImageRef, Request
@@ -115,15 +115,14 @@ class Adapter(ABC):
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=self._adds_special_tokens(text))
         ids = torch.tensor(encoded["input_ids"], dtype=torch.int64)
         roles = torch.full_like(ids, int(Role.TEMPLATE), dtype=torch.uint8)
-        for token, (start, end) in enumerate(encoded["offset_mapping"]):
-            if end > start and any(start < stop and end > begin for begin, stop in spans):
-                roles[token] = int(Role.QUERY)
         places = (ids == self.image_token).nonzero()[:, 0].tolist()
         if len(places) != len(request.images):
             raise SampleError(f"the prompt has {len(places)} image tokens for {len(request.images)} images")
+        widths = torch.ones_like(ids)
         id_parts, role_parts, done = [], [], 0
         for place, image in zip(places, request.images, strict=True):
             layout = self.image_layout(image)
+            widths[place] = len(layout)
             id_parts += [ids[done:place], torch.full((len(layout),), self.image_token)]
             role_parts += [roles[done:place], layout]
             done = place + 1
@@ -131,7 +130,13 @@ class Adapter(ABC):
             raise SampleError("the prompt ends with an image; the chat template must say who speaks next")
         ids = torch.cat([*id_parts, ids[done:]])
         roles = torch.cat([*role_parts, roles[done:]])
-        return Prompt(request, ids, roles, self.positions(ids, request.images), request.images, self.image_token)
+        starts = (widths.cumsum(0) - widths).tolist()
+        user_texts = tuple(_user_text(text, span, encoded["offset_mapping"], starts) for span in spans)
+        for user_text in user_texts:
+            for token, _, _ in user_text.tokens:
+                roles[token] = int(Role.QUERY)
+        positions = self.positions(ids, request.images)
+        return Prompt(request, ids, roles, positions, request.images, self.image_token, user_texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
@@ -201,3 +206,21 @@ class Adapter(ABC):
         if eos is None:
             eos = self.tokenizer.eos_token_id
         return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+
+
+def _user_text(text: str, span: tuple[int, int], offsets: Sequence[tuple[int, int]], index: Sequence[int]) -> UserText:
+    """What the user said in `text[begin:stop]`, with its tokens.
+
+    Args:
+        text: The rendered prompt.
+        span: Begin and stop.
+        offsets: Characters [start, end) of `text` that each token covers.
+        index: Each token's index in the prompt, where images have been expanded.
+    """
+    begin, stop = span
+    tokens = tuple(
+        (index[token], max(start, begin) - begin, min(end, stop) - begin)
+        for token, (start, end) in enumerate(offsets)
+        if max(start, begin) < min(end, stop)
+    )
+    return UserText(text[begin:stop], tokens)

@@ -74,7 +74,7 @@ def report(preset: "ModelPreset", found: "SinkDims", output: Path | None) -> Non
     console.print(table)
     console.print(f"tau {found.tau:g}; the strongest other dimension reaches {found.runner_up:g}.")
     if not found.dims:
-        console.print("No dimension exceeds tau in most layers: this model has no massive activations at its first token.")
+        console.print("No dimension exceeds tau in most layers: no massive activations at the first token.")
     entry: dict[str, Any] = {
         "sink_dims": {
             "dims": list(found.dims),

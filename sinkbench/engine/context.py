@@ -9,6 +9,7 @@ from enum import Flag, IntEnum, auto
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -57,6 +58,8 @@ class Context:
         step: 0 for the prompt, then 1, 2, … for each decode pass.
         state: The method's tensors for this batch; kept from pass to pass.
         padded: Whether any slot is padding; saves a device synchronisation to find out.
+        emits: Whether the last row's output becomes the next token: true for decode passes and for the pass that ends
+            the prompt.
         contrast_logits: (B, V) logits of the method's second branch at this step, if it has one.
     """
 
@@ -66,6 +69,7 @@ class Context:
     step: int = 0
     state: State = field(default_factory=State)
     padded: bool = True
+    emits: bool = True
     contrast_logits: Tensor | None = None
 
     @property
@@ -80,13 +84,20 @@ class Context:
 
     @property
     def last_row(self) -> slice:
-        """The last query row: the one whose output becomes the next token (prompts are left-padded)."""
+        """The last query row: where the pass `emits`, the one whose output becomes the next token.
+
+        Prompts are left-padded, so it is the last row of every sample.
+        """
         return slice(self.n_queries - 1, self.n_queries)
 
     @property
     def all_rows(self) -> slice:
         """Every query row of this pass."""
         return slice(0, self.n_queries)
+
+    def extend(self, values: Tensor, fill: float = 0) -> Tensor:
+        """Values (…, K') of the first K' keys, filled up to all keys: (…, K)."""
+        return F.pad(values, (0, self.n_keys - values.shape[-1]), value=fill)
 
     @cached_property
     def is_valid(self) -> Tensor:

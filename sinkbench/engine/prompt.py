@@ -1,6 +1,6 @@
 """A prompt as tensors: ids, roles and positions of one sample, and how several are laid out as a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +8,19 @@ from torch import Tensor
 
 from sinkbench.engine.context import Role
 from sinkbench.request import ImageRef, Request
+
+
+@dataclass(frozen=True)
+class UserText:
+    """A stretch of the user's own words, and the tokens that it became.
+
+    Attributes:
+        text: The words.
+        tokens: Of each token: its index in the prompt, and the characters [begin, end) of `text` that it covers.
+    """
+
+    text: str
+    tokens: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +34,7 @@ class Prompt:
         positions: (P, L) int64, what rotary embedding sees; P is 1, or 3 for M-RoPE.
         images: The images, in order of their runs.
         image_token: Id that stands for an image feature.
+        user_texts: The user's words, in order; empty where the prompt was made of ids.
     """
 
     request: Request
@@ -29,6 +43,7 @@ class Prompt:
     positions: Tensor
     images: tuple[ImageRef, ...]
     image_token: int
+    user_texts: tuple[UserText, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,11 +69,39 @@ class Prompt:
         """The position of the first generated token."""
         return int(self.positions.max()) + 1
 
+    def mark(self, find: Callable[[str], Iterable[tuple[int, int]]]) -> Tensor:
+        """The tokens that overlap chosen characters of the user's words.
+
+        Args:
+            find: From a text to the character spans [begin, end) that are wanted.
+
+        Returns:
+            (L,) bool.
+        """
+        marks = torch.zeros(len(self), dtype=torch.bool)
+        for user_text in self.user_texts:
+            spans = list(find(user_text.text))
+            for token, begin, end in user_text.tokens:
+                marks[token] |= any(begin < stop and end > start for start, stop in spans)
+        return marks
+
     def without_images(self) -> "Prompt":
         """The same prompt with every image feature removed and the rest numbered as plain text."""
         keep = self.ids != self.image_token
         positions = torch.arange(int(keep.sum())).expand(self.positions.shape[0], -1)
-        return replace(self, ids=self.ids[keep], roles=self.roles[keep], positions=positions, images=())
+        index = (keep.cumsum(0) - 1).tolist()
+        user_texts = tuple(
+            replace(part, tokens=tuple((index[token], *span) for token, *span in part.tokens))
+            for part in self.user_texts
+        )
+        return replace(
+            self,
+            ids=self.ids[keep],
+            roles=self.roles[keep],
+            positions=positions,
+            images=(),
+            user_texts=user_texts,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +129,27 @@ class Segment:
             spans: Start and end for each.
             device: Where the tensors go.
         """
-        longest = max(end - start for start, end in spans)
-        size = (len(prompts), longest)
-        ids = torch.zeros(size, dtype=torch.int64)
-        roles = torch.full(size, int(Role.PAD), dtype=torch.uint8)
-        positions = torch.zeros(prompts[0].positions.shape[0], *size, dtype=torch.int64)
-        for row, (prompt, (start, end)) in enumerate(zip(prompts, spans, strict=True)):
-            if end > start:
-                ids[row, start - end :] = prompt.ids[start:end]
-                roles[row, start - end :] = prompt.roles[start:end]
-                positions[:, row, start - end :] = prompt.positions[:, start:end]
-        padded = any(end - start < longest for start, end in spans)
-        return cls(ids.to(device), roles.to(device), positions.to(device), padded)
+        ids = flush_right([p.ids for p in prompts], spans, device)
+        roles = flush_right([p.roles for p in prompts], spans, device)
+        axes = range(prompts[0].positions.shape[0])
+        positions = torch.stack([flush_right([p.positions[axis] for p in prompts], spans, device) for axis in axes])
+        lengths = {end - start for start, end in spans}
+        return cls(ids, roles, positions, padded=len(lengths) > 1)
+
+
+def flush_right(values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Lay out one value a token, flush right: the layout of `Segment`.
+
+    Args:
+        values: (L_i,) of each of B prompts.
+        spans: Start and end for each.
+        device: Where the result goes.
+
+    Returns:
+        (B, S), 0 (which is `Role.PAD`) or False where there is padding.
+    """
+    longest = max(end - start for start, end in spans)
+    laid_out = values[0].new_zeros(len(values), longest)
+    for row, (value, (start, end)) in enumerate(zip(values, spans, strict=True)):
+        laid_out[row, longest - (end - start) :] = value[start:end]
+    return laid_out.to(device)

@@ -1,6 +1,7 @@
 """One batch on its way through the model: prefix, suffix, then token by token."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.engine.attention import attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Role, Stage, State
-from sinkbench.engine.prompt import Prompt, Segment
+from sinkbench.engine.prompt import Prompt, Segment, flush_right
 from sinkbench.methods.base import Intervention
 
 
@@ -42,6 +43,7 @@ class Stream:
         self.features = features
         self.max_new_tokens = max_new_tokens
         self.share_prefix = share_prefix
+        self.marks = [method.token_marks(prompt) for prompt in prompts]
         self.next_positions = torch.tensor([p.next_position for p in prompts], device=adapter.device)
         self.context: Context
         self.cache: SlotCache
@@ -53,15 +55,24 @@ class Stream:
         suffix = Segment.stack(self.prompts, spans, device)
         total = max(start for start, _ in spans) + suffix.ids.shape[1] + self.max_new_tokens
         roles, padded, state = self._prefill_prefixes(total)
-        embeds = self.adapter.embed(suffix.ids)
-        self.context = Context(
-            stage=Stage.SUFFIX,
-            roles=torch.cat((roles, suffix.roles), dim=1),
-            n_queries=suffix.ids.shape[1],
-            state=state,
-            padded=padded or suffix.padded,
-        )
-        return self.adapter.logits(self._forward(embeds, suffix.positions)[:, -1])
+        marks = self._lay_out_marks(range(len(spans)), spans)
+        length = suffix.ids.shape[1]
+        cuts = (0, length - 1, length) if self.method.last_token_alone and length > 1 else (0, length)
+        for start, end in pairwise(cuts):
+            roles = torch.cat((roles, suffix.roles[:, start:end]), dim=1)
+            for name, values in marks.items():
+                part = values[:, start:end]
+                state[name] = torch.cat((state[name], part), dim=1) if name in state else part
+            self.context = Context(
+                stage=Stage.SUFFIX,
+                roles=roles,
+                n_queries=end - start,
+                state=state,
+                padded=padded or suffix.padded,
+                emits=end == length,
+            )
+            hidden = self._forward(self.adapter.embed(suffix.ids[:, start:end]), suffix.positions[:, :, start:end])
+        return self.adapter.logits(hidden[:, -1])
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token (B,) int64 to each sample; returns the next-token logits (B, V) float32."""
@@ -102,14 +113,16 @@ class Stream:
         """
         device = self.adapter.device
         distinct: dict[object, int] = {}
-        owners: list[Prompt] = []
+        first: list[int] = []
         index = []
         for number, prompt in enumerate(self.prompts):
-            key = prompt.prefix_key if self.share_prefix else number
+            marks = (values[: prompt.prefix_length].numpy().tobytes() for values in self.marks[number].values())
+            key = (prompt.prefix_key, *marks) if self.share_prefix else number
             if key not in distinct:
-                distinct[key] = len(owners)
-                owners.append(prompt)
+                distinct[key] = len(first)
+                first.append(number)
             index.append(distinct[key])
+        owners = [self.prompts[number] for number in first]
         spans = [(0, prompt.prefix_length) for prompt in owners]
         shared = len(owners) < len(self.prompts)
         longest = max(end for _, end in spans)
@@ -117,14 +130,22 @@ class Stream:
         if longest == 0:
             return torch.empty(len(self.prompts), 0, dtype=torch.uint8, device=device), False, State()
         prefix = Segment.stack(owners, spans, device)
-        self.context = Context(stage=Stage.PREFIX, roles=prefix.roles, n_queries=longest, padded=prefix.padded)
+        state = State(self._lay_out_marks(first, spans))
+        self.context = Context(Stage.PREFIX, prefix.roles, longest, state=state, padded=prefix.padded, emits=False)
         self._forward(self._embed_prefixes(owners, prefix.ids), prefix.positions)
-        roles, state = prefix.roles, self.context.state
+        roles = prefix.roles
         if shared:
             rows = torch.tensor(index, device=device)
             self.cache = self.cache.select(rows, capacity=total)
             roles, state = roles[rows], state.select(rows)
         return roles, prefix.padded, state
+
+    def _lay_out_marks(self, samples: Sequence[int], spans: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The method's marks (N, S) of the tokens [start, end) of each of N samples."""
+        return {
+            name: flush_right([self.marks[sample][name] for sample in samples], spans, self.adapter.device)
+            for name in self.marks[0]
+        }
 
     def _embed_prefixes(self, prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
         """Token embeddings with the images' features in their places: (B, P, d)."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sinkbench.methods.base import Method
 
 _CLASSES = {
+    "gift": "sinkbench.methods.gift:Gift",
     "greedy": "sinkbench.methods.greedy:Greedy",
     "pai": "sinkbench.methods.pai:Pai",
     "var": "sinkbench.methods.var:Var",

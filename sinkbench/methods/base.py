@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
+from sinkbench.errors import UsageError
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
@@ -56,12 +57,37 @@ class ModelInfo:
     hidden_size: int
     sink_dims: tuple[int, ...] = ()
 
+    def check_layers(self, parameter: str, layers: Iterable[int]) -> None:
+        """Check that the model has these layers.
+
+        Raises:
+            UsageError: It has not; the message names the parameter.
+        """
+        if any(not 0 <= layer < self.n_layers for layer in layers):
+            raise UsageError(
+                f"{parameter}={list(layers)}: {self.name} has layers 0 to {self.n_layers - 1}", "Choose among these."
+            )
+
 
 class Intervention:
     """The edits of a method on a model. Every hook leaves things as they are until a subclass overrides it."""
 
     hidden_layers: Iterable[int] = ()
     """Layers whose input `observe_hidden` wants to see."""
+
+    last_token_alone: bool = False
+    """Whether the prompt's last token must be a pass of its own, the only one in the prompt with `ctx.emits`.
+
+    It costs one more pass; what was seen of all the other tokens can then steer the first generated token.
+    """
+
+    def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
+        """Tensors (L,) with a value for each token of a prompt, by names that every prompt of a batch shares.
+
+        The engine lays them out in the batch's key slots, zero where there is padding, and keeps them in `ctx.state`
+        under these names: (B, K) in each pass over the prompt. Decode passes do not extend them.
+        """
+        return {}
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """Query rows whose exact weights the method edits or reads in this layer and pass (None: none)."""

@@ -70,6 +70,11 @@ class ComposedIntervention(Intervention):
     def __init__(self, parts: Sequence[Intervention]) -> None:
         self.parts = parts
         self.hidden_layers = sorted({layer for part in parts for layer in part.hidden_layers})
+        self.last_token_alone = any(part.last_token_alone for part in parts)
+
+    def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
+        """The marks of every part."""
+        return {name: marks for part in self.parts for name, marks in part.token_marks(prompt).items()}
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """The smallest range that holds every part's rows."""

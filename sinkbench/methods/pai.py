@@ -102,7 +102,7 @@ class PaiIntervention(Intervention):
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """The last prompt row and every decode row."""
         in_stage = ctx.stage is Stage.DECODE or (ctx.stage is Stage.SUFFIX and self.amplifies_prompt)
-        return ctx.last_row if in_stage and layer in self.layers else None
+        return ctx.last_row if in_stage and ctx.emits and layer in self.layers else None
 
     def edit_scores(self, layer: int, scores: Tensor, ctx: Context) -> Tensor:
         """E ← E + alpha·|E| on image tokens (spec §2 part 1)."""

@@ -87,10 +87,7 @@ class Var(Method):
             )
         end = model.n_layers - (1 if self.except_last else 0)
         layers = self.layers or tuple(range(self.start, end))
-        if any(not 0 <= layer < model.n_layers for layer in layers):
-            raise UsageError(
-                f"var.layers={list(layers)}: {model.name} has layers 0 to {model.n_layers - 1}", "Choose among these."
-            )
+        model.check_layers("var.layers", layers)
         return VarIntervention(self, frozenset(layers), sink_dims)
 
 
@@ -121,8 +118,7 @@ class VarIntervention(Intervention):
 
     def sinks(self, layer: int, ctx: Context) -> Tensor:
         """(B, K) bool: the sinks of this layer; generated tokens never join them."""
-        sinks = ctx.state[f"var.sinks.{layer}"]
-        return torch.nn.functional.pad(sinks, (0, ctx.n_keys - sinks.shape[1]))
+        return ctx.extend(ctx.state[f"var.sinks.{layer}"])
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """Text rows after the last image token, then every decode row."""

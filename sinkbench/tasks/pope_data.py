@@ -86,8 +86,8 @@ def _parquet_files(folder: Path) -> list[Path]:
 
 
 def _check_parquet(files: list[Path]) -> None:
-    from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
-    from pyarrow.parquet import read_schema  # type: ignore[import-untyped]
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_schema
 
     for path in files:
         try:

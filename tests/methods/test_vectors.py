@@ -14,6 +14,7 @@ from vectors import BareLlama, Vector
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.engine.stream import Stream
 from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.gift import CONTENT, MAP, Gift, GiftIntervention, saliency_map
 from sinkbench.methods.pai import Pai, refine_logits
 from sinkbench.methods.var import Var, VarIntervention, sink_statistic
 
@@ -35,6 +36,16 @@ def var_maps(request):
 @pytest.fixture
 def var_runs(request):
     return load(request, "var", "e2e")
+
+
+@pytest.fixture
+def gift_maps(request):
+    return load(request, "gift", "main")
+
+
+@pytest.fixture
+def gift_runs(request):
+    return load(request, "gift", "e2e")
 
 
 @pytest.fixture
@@ -110,10 +121,14 @@ def check_var_sample(vector: Vector, sample: int, bound: VarIntervention, layers
 
 
 def run(adapter: BareLlama, method: Method, sink_dims: tuple[int, ...] = (), rows: slice = slice(None)):
+    """Greedy decoding of a file's samples by a method."""
+    config = adapter.vector.params["config"]
+    return run_bound(adapter, method.bind(vectors.info(config["num_hidden_layers"], config, sink_dims)), rows)
+
+
+def run_bound(adapter: BareLlama, bound: Intervention, rows: slice):
     """Greedy decoding of a file's samples: raw logits, edited scores (B, T, V) and tokens (B, T)."""
     vector = adapter.vector
-    config = vector.params["config"]
-    bound = method.bind(vectors.info(config["num_hidden_layers"], config, sink_dims))
     prompts, steps = adapter.prompts()[rows], vector.params["new_tokens"]
     logits, scores, tokens = [], [], []
     with torch.inference_mode():
@@ -204,3 +219,103 @@ def test_pai_end_to_end(pai_runs, setting, batched):
             assert torch.equal(tokens, vector[f"tokens_{setting}"][rows].long())
             torch.testing.assert_close(logits, vector[f"cond_logits_{setting}"][rows], atol=atol, rtol=0)
             same_as(scores, vector[f"scores_{setting}"][rows], atol)
+
+
+def gift_method(vector: Vector) -> Gift:
+    """The file's hyper-parameters; `saliency_layers` is a list in some files and a count in others."""
+    p = vector.params
+    layers = p["saliency_layers"]
+    return Gift(
+        alpha=p["alpha"],
+        beta=p["beta"],
+        saliency_layers=tuple(range(layers) if isinstance(layers, int) else layers),
+        enhance_layers=tuple(p.get("enhance_layers", [0])),
+        content="all",
+    )
+
+
+def test_gift_maps(gift_maps):
+    for vector in gift_maps:
+        method = gift_method(vector)
+        layers = method.saliency_layers
+        bound = method.bind(vectors.info(max(layers) + 1, {"num_attention_heads": vector.params["heads"]}))
+        roles = vectors.roles(vector["attention_mask"], vector["image_mask"], vector["query_mask"])
+        n, content = roles.shape[1], vector["content_mask"].bool()
+        for cut in (n - 1, int((roles == Role.IMAGE).nonzero()[:, 1].max()) + 1):
+            ctx = observe(bound, vector, roles, content, cut)
+            last = vector["attn_last"][:, :, None]
+            score = bound.shift_score(last, ctx)
+            torch.testing.assert_close(score, vector["shift_score"], atol=vector.tolerance["shift_score"], rtol=0)
+            found = saliency_map(vector["shift_score"], ctx.is_image, method.alpha)
+            torch.testing.assert_close(found, vector["M"], rtol=vector.tolerance["M_rtol"], atol=0)
+            edited = bound.edit_weights(0, last, ctx)
+            torch.testing.assert_close(ctx.state[MAP], vector["M"], rtol=vector.tolerance["M_rtol"], atol=0)
+            torch.testing.assert_close(
+                edited, vector["attn_last_out"][:, :, None], atol=vector.tolerance["M_rtol"], rtol=0
+            )
+        check_gift_rows(vector, bound, roles)
+
+
+def observe(bound: GiftIntervention, vector: Vector, roles: Tensor, content: Tensor, cut: int) -> Context:
+    """Stage A on the rows [0, cut) and [cut, n − 1) as two passes; returns the context of the last row's pass."""
+    n = roles.shape[1]
+    ctx = Context(Stage.PREFIX, roles[:, :0], 0, emits=False)
+    for stage, start, end in ((Stage.PREFIX, 0, cut), (Stage.SUFFIX, cut, n - 1)):
+        if start == end:
+            continue
+        ctx = Context(stage, roles[:, :end], end - start, state=ctx.state, emits=False)
+        ctx.state[CONTENT] = content[:, :end]
+        for axis, layer in enumerate(bound.saliency):
+            rows = bound.rows(layer, ctx)
+            assert rows is not None
+            weights = vector["attn_saliency"][:, axis, :, start:end, :end][:, :, rows]
+            assert torch.equal(bound.edit_weights(layer, weights, ctx), weights)
+    last = Context(Stage.SUFFIX, roles, 1, state=ctx.state)
+    last.state[CONTENT] = content
+    return last
+
+
+def check_gift_rows(vector: Vector, bound: GiftIntervention, roles: Tensor) -> None:
+    """Stage B on the last prompt row and on a decode row, with the file's own M."""
+    generated = torch.cat((roles, torch.full((len(roles), 1), int(Role.GENERATED), dtype=torch.uint8)), dim=1)
+    for name, stage, keys in (("attn_last", Stage.SUFFIX, roles), ("attn_decode", Stage.DECODE, generated)):
+        ctx = Context(stage, keys, 1)
+        ctx.state[MAP] = vector["M"]
+        given = vector[name][:, :, None]
+        edited = bound.edit_weights(0, given, ctx)
+        torch.testing.assert_close(
+            edited, vector[f"{name}_out"][:, :, None], atol=vector.tolerance["attn_atol"], rtol=0
+        )
+        assert (edited - given).abs().max() > 100 * vector.tolerance["attn_atol"]
+
+
+class GivenRows(GiftIntervention):
+    """GIFT with the content rows of a file, whose prompts hold no text to find them in."""
+
+    def __init__(self, vector: Vector) -> None:
+        config = vector.params["config"]
+        bound = gift_method(vector).bind(vectors.info(config["num_hidden_layers"], config))
+        super().__init__(bound.method, bound.saliency, bound.enhance)
+        self.vector = vector
+
+    def token_marks(self, prompt):
+        sample = int(prompt.request.id)
+        return {CONTENT: self.vector["content_mask"][sample][self.vector["attention_mask"][sample].bool()].bool()}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_gift_end_to_end(gift_runs, batched):
+    for vector in gift_runs:
+        adapter, atol = BareLlama(vector), vector.tolerance["logits_atol"]
+        samples = len(vector["input_ids"])
+        for rows in [slice(None)] if batched else [slice(i, i + 1) for i in range(samples)]:
+            logits, _, tokens, ctx = run_bound(adapter, GivenRows(vector), rows)
+            torch.testing.assert_close(logits, vector["logits"][rows], atol=atol, rtol=0)
+            assert torch.equal(tokens, vector["tokens"][rows].long())
+            plain, _, plain_tokens, _ = run_bound(adapter, Intervention(), rows)
+            torch.testing.assert_close(plain, vector["logits_plain"][rows], atol=atol, rtol=0)
+            assert torch.equal(plain_tokens, vector["tokens_plain"][rows].long())
+            seen = ctx.is_image[:, : ctx.state[MAP].shape[1]]
+            expected = vector["M"][rows][vector["image_mask"][rows].bool()]
+            torch.testing.assert_close(ctx.state[MAP][seen], expected, rtol=vector.tolerance["M_rtol"], atol=0)
+            assert ctx.state[MAP][~seen].eq(1).all()

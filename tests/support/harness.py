@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-import tiny
+import random_models
 import torch
 from PIL import Image
 
@@ -18,12 +18,14 @@ from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Generation, ImageRef, Message, Request
 
-FAMILIES = tuple(tiny.BUILDERS)
+FAMILIES = tuple(random_models.BUILDERS)
 NEW_TOKENS = 6
 SINK_DIMS = (3, 11)
 
 ACTIVE: dict[str, dict[str, object]] = {
     "greedy": {},
+    "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
+    "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
     "pai": {"pai.alpha": 0.8, "pai.gamma": 1.5, "pai.first_token": "always"},
     "pai-attention": {"pai.gamma": 1.0},
     "var": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9},
@@ -33,6 +35,7 @@ ACTIVE: dict[str, dict[str, object]] = {
 
 NEUTRAL: dict[str, dict[str, object]] = {
     "greedy": {},
+    "gift": {"gift.alpha": 0.0},
     "pai": {"pai.alpha": 0.0, "pai.gamma": 1.0},
     "var-take": {"var.take": 0.0, "var.tau": 1.2, "var.s0": 0.0, "var.rho": 0.0},
     "var-tau": {"var.tau": 1e9},
@@ -52,7 +55,7 @@ def folder() -> Path:
 
 @cache
 def model_folder(family: str, seed: int = 0) -> Path:
-    return tiny.BUILDERS[family](folder() / f"{family}-{seed}", seed=seed)
+    return random_models.BUILDERS[family](folder() / f"{family}-{seed}", seed=seed)
 
 
 @cache

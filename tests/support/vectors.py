@@ -55,9 +55,11 @@ def info(n_layers: int, config: dict[str, Any] | None = None, sink_dims: tuple[i
     )
 
 
-def roles(attention_mask: Tensor, image_mask: Tensor) -> Tensor:
-    """(B, K) roles of a padded batch: the text of these files has no finer roles."""
+def roles(attention_mask: Tensor, image_mask: Tensor, query_mask: Tensor | None = None) -> Tensor:
+    """(B, K) roles of a padded batch; without a query mask all text is the user's."""
     result = torch.where(image_mask.bool(), int(Role.IMAGE), int(Role.QUERY))
+    if query_mask is not None:
+        result = torch.where(image_mask.bool() | query_mask.bool(), result, int(Role.TEMPLATE))
     return torch.where(attention_mask.bool(), result, int(Role.PAD)).to(torch.uint8)
 
 
@@ -100,7 +102,8 @@ class BareLlama:
             valid = v["attention_mask"][row].bool()
             image = v["image_mask"][row].bool()[valid]
             ids = own_ids[row][valid].masked_fill(image, self.image_token)
-            row_roles = roles(valid[valid], image)
+            query = v["query_mask"][row].bool()[valid] if "query_mask" in v.tensors else None
+            row_roles = roles(valid[valid], image, query)
             request = Request(str(row), (), (), Generation(v.params["new_tokens"]))
             ref = ImageRef(f"embeds-{row}")
             prompts.append(Prompt(request, ids, row_roles, torch.arange(len(ids))[None], (ref,), self.image_token))
