@@ -54,7 +54,7 @@ class SceneConfig:
     noise: tuple[float, float] = (0.0, 0.03)
     exposure: tuple[float, float] = (0.85, 1.12)
     sign: float = 0.6
-    letter_sizes: tuple[float, float] = (17.0, 23.0)
+    letter_sizes: tuple[float, float] = (13.0, 19.0)
     absent_mention: float = 0.25
 
 
