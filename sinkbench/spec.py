@@ -54,7 +54,7 @@ class RunSpec(BaseModel):
         seed: Seeds sampling and methods that draw at random.
         dtype: "auto" (the model's own on a GPU, float32 on a CPU) or a torch dtype's name.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        batch_size: Samples per batch, or "auto" for a token budget.
+        batch_size: Samples per batch, or "auto" for a number that suits the device.
         data_dir: Folder with the task's data, instead of the hub.
         output: Folder below which run directories are made.
         stage: Which part of the run to do.

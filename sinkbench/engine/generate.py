@@ -73,7 +73,7 @@ class Engine:
     ) -> None:
         self.adapter = adapter
         self.method: Intervention = method.bind(adapter.info)
-        self.batch_size = AUTO_BATCH.get(adapter.device.type, 32) if batch_size == "auto" else batch_size
+        self.batch_size = AUTO_BATCH.get(adapter.device.type, AUTO_BATCH["cpu"]) if batch_size == "auto" else batch_size
         self.seed = seed
         self.share_prefix = share_prefix
         self.timings = Timings()
