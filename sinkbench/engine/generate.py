@@ -303,4 +303,5 @@ def _generator(request: Request, seed: int, device: torch.device) -> torch.Gener
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    return Response(id=request.id, finish="error", error=f"{type(error).__name__}: {error}")
+    reason = str(error) if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
+    return Response(id=request.id, finish="error", error=reason)
