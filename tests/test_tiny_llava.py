@@ -9,8 +9,12 @@ import torch
 
 from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter
+from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
 from sinkbench.engine.generate import Engine
+from sinkbench.engine.probe import first_token_states
+from sinkbench.engine.stream import Stream
 from sinkbench.methods import get_method
+from sinkbench.methods.base import Method
 from sinkbench.paths import asset
 from sinkbench.request import Generation, ImageRef, Message, Request
 
@@ -79,3 +83,33 @@ def test_the_tokenizer_knows_the_world(word):
     ids = a.tokenizer(f"Is there a {word} in the image?", add_special_tokens=False).input_ids
     assert a.tokenizer.unk_token_id not in ids
     assert a.decode(ids) == f"Is there a {word} in the image?"
+
+
+def test_the_presets_sink_dimensions_are_what_the_detector_finds():
+    a = adapter()
+    layers = default_layers(a.info.n_layers)
+    asked = [Request("0", (Message("user", "How many dogs are there?"),))]
+    found = find_sink_dims(first_token_states(a, asked, layers), layers, default_tau(a.info.hidden_size))
+    assert found.dims == a.preset.sink_dims == (210,)
+    assert found.runner_up < found.tau < min(found.ratios[210])
+
+
+def test_var_acts_where_image_tokens_count_as_sinks_and_only_there():
+    """At the detector's tau only text tokens are sinks, and VAR leaves such layers alone (spec §2, step 4)."""
+    a, asked = adapter(), questions()[:8]
+    plain = first_logits(get_method("greedy"), asked)
+    assert torch.equal(first_logits(get_method("var", {"tau": 8.0}), asked), plain)
+    moved = (first_logits(get_method("var", model="tiny-llava"), asked) - plain).abs().amax(-1)
+    assert get_method("var", model="tiny-llava").params()["tau"] == 2.0
+    assert (moved > 1e-3).any()
+    assert a.language_model.config._attn_implementation == "sdpa"
+
+
+@torch.inference_mode()
+def first_logits(method: Method, asked: list[Request]) -> torch.Tensor:
+    """(B, V) logits of the first answer token."""
+    a = adapter()
+    images = {ref.key: ref for request in asked for ref in request.images}
+    features = dict(zip(images, a.encode_images([a.preprocess(ref) for ref in images.values()]), strict=True))
+    prompts = [a.encode(request) for request in asked]
+    return Stream(a, method.bind(a.info), prompts, features, 0).prefill()

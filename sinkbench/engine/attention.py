@@ -68,7 +68,9 @@ def seam(
     out = fused_attention(query, key, value, ctx, scaling)
     rows = method.rows(layer, ctx)
     if rows is not None:
-        out[:, :, rows] = edited_rows(query[:, :, rows], key, value, rows, layer, ctx, method, scaling).to(out.dtype)
+        edited, changed = edited_rows(query[:, :, rows], key, value, rows, layer, ctx, method, scaling)
+        # Rows and heads that the method leaves alone keep the fused kernel's result to the bit.
+        out[:, :, rows] = torch.where(changed[..., None], edited.to(out.dtype), out[:, :, rows])
     heads = out.transpose(1, 2)
     return method.edit_heads(layer, heads, ctx), None
 
@@ -110,7 +112,7 @@ def edited_rows(
     ctx: Context,
     method: "Intervention",
     scaling: float,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Attention of some query rows with explicit weights that the method may edit.
 
     Args:
@@ -124,7 +126,7 @@ def edited_rows(
         scaling: Factor of the scores.
 
     Returns:
-        (B, H, R, d) float32.
+        (B, H, R, d) float32, and (B, H, R) bool: where the method changed a score or a weight.
     """
     b, h, r, d = query.shape
     kv_heads, k = key.shape[1], key.shape[2]
@@ -133,9 +135,11 @@ def edited_rows(
     if ctx.mask is not None:
         mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]
         scores = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
-    scores = method.edit_scores(layer, scores, ctx)
-    weights = method.edit_weights(layer, scores.softmax(dim=-1), ctx)
-    return (weights.view(b, kv_heads, -1, k) @ value.float()).view(b, h, r, d)
+    edited_scores = method.edit_scores(layer, scores, ctx)
+    weights = edited_scores.softmax(dim=-1)
+    edited = method.edit_weights(layer, weights, ctx)
+    changed = (edited_scores != scores).any(-1) | (edited != weights).any(-1)
+    return (edited.view(b, kv_heads, -1, k) @ value.float()).view(b, h, r, d), changed
 
 
 @contextmanager

@@ -70,7 +70,11 @@ class ModelInfo:
 
 
 class Intervention:
-    """The edits of a method on a model. Every hook leaves things as they are until a subclass overrides it."""
+    """The edits of a method on a model. Every hook leaves things as they are until a subclass overrides it.
+
+    An edit returns a new tensor and never writes into its argument: the engine compares the two to tell which rows and
+    heads were left alone.
+    """
 
     hidden_layers: Iterable[int] = ()
     """Layers whose input `observe_hidden` wants to see."""
