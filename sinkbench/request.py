@@ -36,6 +36,20 @@ class ImageRef:
         """Refer to a file, with the hash of its bytes."""
         return cls(str(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; reads the file's header only.
+
+        Raises:
+            SampleError: The file is missing or no image.
+        """
+        from PIL import Image
+
+        try:
+            with Image.open(self.path) as image:
+                return image.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise SampleError(f"image {self.path} cannot be read: {error}") from error
+
     def load(self) -> "Image":
         """Decode the file as RGB.
 

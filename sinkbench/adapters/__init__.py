@@ -1,6 +1,7 @@
 """Model adapters, one file per family. Importing this package loads no model code."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from sinkbench.adapters.presets import ModelPreset, check_available, model_names, resolve_model
 from sinkbench.errors import UsageError
@@ -25,9 +26,17 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from sinkbench.adapters.internvl import InternVLAdapter
     from sinkbench.adapters.llava import LlavaAdapter, LlavaNextAdapter
+    from sinkbench.adapters.qwen_vl import QwenVLAdapter
 
-    classes = {"llava": LlavaAdapter, "llava_next": LlavaNextAdapter}
+    classes: dict[str, Callable[[ModelPreset, Any, Any], Adapter]] = {
+        "internvl": InternVLAdapter,
+        "llava": LlavaAdapter,
+        "llava_next": LlavaNextAdapter,
+        "qwen2_5_vl": QwenVLAdapter,
+        "qwen2_vl": QwenVLAdapter,
+    }
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sinkbench.adapters.presets import ModelPreset
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt, UserText
-from sinkbench.errors import SampleError, SinkbenchError
+from sinkbench.errors import SampleError, SinkbenchError, UsageError
 from sinkbench.methods.base import ModelInfo
 from sinkbench.request import IMAGE_PLACEHOLDER, ImageRef, Request
 
@@ -67,9 +67,11 @@ class Adapter(ABC):
         self.embed: nn.Module = modules["embed"]
         self.head: nn.Module = modules["head"]
         self.vision: nn.Module = modules["vision"]
+        self._refuse_sliding_windows()
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.image_token = int(model.config.image_token_id)
+        self.image_markup: tuple[int, ...] = ()
         self.eos = self._eos()
 
     @property
@@ -88,6 +90,14 @@ class Adapter(ABC):
     @abstractmethod
     def image_layout(self, image: ImageRef) -> Tensor:
         """(N,) uint8 roles of the features that an image becomes; may read the file's header, not its pixels."""
+
+    def expand_image(self, image: ImageRef) -> tuple[Tensor, Tensor]:
+        """(M,) int64 ids and (M,) uint8 roles that an image's placeholder becomes in the prompt.
+
+        Each feature is one `image_token`; a family whose processor writes tokens around them adds these.
+        """
+        layout = self.image_layout(image)
+        return torch.full((len(layout),), self.image_token), layout
 
     @abstractmethod
     def preprocess(self, image: ImageRef) -> ImageInputs:
@@ -121,10 +131,10 @@ class Adapter(ABC):
         widths = torch.ones_like(ids)
         id_parts, role_parts, done = [], [], 0
         for place, image in zip(places, request.images, strict=True):
-            layout = self.image_layout(image)
-            widths[place] = len(layout)
-            id_parts += [ids[done:place], torch.full((len(layout),), self.image_token)]
-            role_parts += [roles[done:place], layout]
+            image_ids, image_roles = self.expand_image(image)
+            widths[place] = len(image_ids)
+            id_parts += [ids[done:place], image_ids]
+            role_parts += [roles[done:place], image_roles]
             done = place + 1
         if places and places[-1] == len(ids) - 1:
             raise SampleError("the prompt ends with an image; the chat template must say who speaks next")
@@ -136,7 +146,7 @@ class Adapter(ABC):
             for token, _, _ in user_text.tokens:
                 roles[token] = int(Role.QUERY)
         positions = self.positions(ids, request.images)
-        return Prompt(request, ids, roles, positions, request.images, self.image_token, user_texts)
+        return Prompt(request, ids, roles, positions, request.images, self.image_token, user_texts, self.image_markup)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
@@ -193,6 +203,17 @@ class Adapter(ABC):
                 spans.append((len(out), len(out) + len(words)))
             out += words
         return out + rendered, spans
+
+    def _refuse_sliding_windows(self) -> None:
+        """The seam builds the mask, and every layer sees all keys: a window would be ignored in silence."""
+        kinds = getattr(self.language_model.config, "layer_types", None) or ()
+        sliding = [index for index, kind in enumerate(kinds) if kind != "full_attention"]
+        if sliding:
+            raise UsageError(
+                f"{self.preset.name}: layers {sliding} of its language model attend within a sliding window; "
+                "the engine expects every layer to see all keys",
+                "Use a checkpoint whose config.json has use_sliding_window false, as the published models have.",
+            )
 
     def _image_text(self) -> str:
         return str(getattr(self.processor, "image_token", IMAGE_PLACEHOLDER))

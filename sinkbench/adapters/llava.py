@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sinkbench.adapters.base import Adapter, ImageInputs
 from sinkbench.engine.context import Role
-from sinkbench.errors import SampleError
 from sinkbench.request import ImageRef
 
 
@@ -55,13 +54,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     def image_layout(self, image: ImageRef) -> Tensor:
         """Base view, then rows of tiles without their padding, each followed by a separator (TEMPLATE)."""
-        from PIL import Image
-
-        try:
-            with Image.open(image.path) as opened:
-                width, height = opened.size
-        except (OSError, SyntaxError, ValueError) as error:
-            raise SampleError(f"image {image.path} cannot be read: {error}") from error
+        width, height = image.size()
         return self.layout_of_size(height, width)
 
     def layout_of_size(self, height: int, width: int) -> Tensor:

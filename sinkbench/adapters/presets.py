@@ -12,8 +12,11 @@ from sinkbench.errors import UsageError, unknown_name
 from sinkbench.paths import asset, resource
 
 FAMILIES = {
+    "internvl": "internvl",
     "llava": "llava",
     "llava_next": "llava",
+    "qwen2_5_vl": "qwen_vl",
+    "qwen2_vl": "qwen_vl",
 }
 """`model_type` of a config.json -> adapter family."""
 

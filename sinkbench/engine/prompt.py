@@ -35,6 +35,7 @@ class Prompt:
         images: The images, in order of their runs.
         image_token: Id that stands for an image feature.
         user_texts: The user's words, in order; empty where the prompt was made of ids.
+        image_markup: Ids of the tokens that a template puts around each image; they leave with the images.
     """
 
     request: Request
@@ -44,6 +45,7 @@ class Prompt:
     images: tuple[ImageRef, ...]
     image_token: int
     user_texts: tuple[UserText, ...] = ()
+    image_markup: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,8 +88,12 @@ class Prompt:
         return marks
 
     def without_images(self) -> "Prompt":
-        """The same prompt with every image feature removed and the rest numbered as plain text."""
-        keep = self.ids != self.image_token
+        """The same prompt with every image and the markup around it removed, and the rest numbered as plain text.
+
+        Markup around nothing is a prompt that no model was trained on. What the user typed stays, even if it is markup.
+        """
+        markup = torch.isin(self.ids, torch.tensor(self.image_markup, dtype=torch.int64))
+        keep = (self.ids != self.image_token) & ~(markup & (self.roles == Role.TEMPLATE))
         positions = torch.arange(int(keep.sum())).expand(self.positions.shape[0], -1)
         index = (keep.cumsum(0) - 1).tolist()
         user_texts = tuple(

@@ -7,6 +7,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -15,7 +21,17 @@ from transformers import (
     LlavaNextImageProcessor,
     LlavaNextProcessor,
     LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
 )
 
 WORDS = (
@@ -26,12 +42,20 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
 )
+QWEN_MEDIA = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
 SIDE, PATCH = 28, 7
 HIDDEN, LAYERS = 64, 6
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    specials = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+def tokenizer(**media: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; `media` names the family's special tokens for images."""
+    media = media or {"image_token": "<image>"}
+    specials = ["<pad>", "<s>", "</s>", "<unk>", *media.values()]
     vocabulary = {word: index for index, word in enumerate(specials + WORDS.split())}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -41,7 +65,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=media,
         padding_side="left",
     )
 
@@ -57,8 +81,8 @@ def _vision() -> CLIPVisionConfig:
     )
 
 
-def _text(vocabulary: int, kv_heads: int) -> LlamaConfig:
-    return LlamaConfig(
+def _text(vocabulary: int, kv_heads: int, kind: type[PreTrainedConfig] = LlamaConfig) -> PreTrainedConfig:
+    return kind(
         vocab_size=vocabulary,
         hidden_size=HIDDEN,
         intermediate_size=96,
@@ -125,6 +149,98 @@ def save_llava_next(folder: Path, seed: int = 0) -> Path:
     return _save(folder, model, processor)
 
 
+def save_internvl(folder: Path, seed: int = 0) -> Path:
+    """A random InternVL on Qwen2 in `folder`, at most four tiles and a thumbnail an image."""
+    tok = tokenizer(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    vision = InternVLVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+    )
+    tokens_per_tile = (SIDE // PATCH // 2) ** 2
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=_text(len(tok), 2, Qwen2Config),
+        image_token_id=tok.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=tokens_per_tile,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model = InternVLForConditionalGeneration(config)
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size={"height": SIDE, "width": SIDE}, max_patches=4),
+        tok,
+        InternVLVideoProcessor(),
+        image_seq_length=tokens_per_tile,
+        chat_template=TEMPLATE.replace("<image>", "<IMG_CONTEXT>"),
+    )
+    return _save(folder, model, processor)
+
+
+def save_qwen2_vl(folder: Path, seed: int = 0) -> Path:
+    """A random Qwen2-VL in `folder`."""
+    tok = tokenizer(**QWEN_MEDIA)
+    vision = _qwen_vision() | {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
+    torch.manual_seed(seed)
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**_qwen_text(tok), vision_config=vision))
+    return _save(folder, model, _qwen_processor(Qwen2VLProcessor, tok))
+
+
+def save_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
+    """A random Qwen2.5-VL in `folder`; its first vision layer attends within windows of 2×2 features."""
+    tok = tokenizer(**QWEN_MEDIA)
+    vision = _qwen_vision() | {
+        "hidden_size": 32,
+        "out_hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "window_size": 4 * PATCH,
+        "fullatt_block_indexes": [1],
+    }
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**_qwen_text(tok), vision_config=vision))
+    return _save(folder, model, _qwen_processor(Qwen2_5_VLProcessor, tok))
+
+
+def _qwen_vision() -> dict[str, int]:
+    return {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, "initializer_range": 0.3}
+
+
+def _qwen_text(tok: PreTrainedTokenizerFast) -> dict[str, object]:
+    """The text model (rotary frequencies: 2 of time, 3 of rows, 3 of columns) and the special tokens' ids."""
+    text = {
+        "vocab_size": len(tok),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }
+    ids = {f"{name}_id": tok.convert_tokens_to_ids(token) for name, token in QWEN_MEDIA.items()}
+    return {"text_config": text, **ids}
+
+
+def _qwen_processor(cls, tok: PreTrainedTokenizerFast):
+    """Its limits enlarge the smallest of the tests' images and shrink the largest."""
+    size = {"shortest_edge": 1000, "longest_edge": 2940}
+    images = Qwen2VLImageProcessor(size=size, patch_size=PATCH)
+    template = TEMPLATE.replace("<image> ", "<|vision_start|><|image_pad|><|vision_end|>")
+    return cls(images, tok, Qwen2VLVideoProcessor(patch_size=PATCH), chat_template=template)
+
+
 def _save(folder: Path, model, processor) -> Path:
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
@@ -133,4 +249,10 @@ def _save(folder: Path, model, processor) -> Path:
     return folder
 
 
-BUILDERS = {"llava": save_llava, "llava_next": save_llava_next}
+BUILDERS = {
+    "internvl": save_internvl,
+    "llava": save_llava,
+    "llava_next": save_llava_next,
+    "qwen2_5_vl": save_qwen2_5_vl,
+    "qwen2_vl": save_qwen2_vl,
+}
