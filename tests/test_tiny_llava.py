@@ -6,13 +6,13 @@ from functools import cache
 
 import pytest
 import torch
+from harness import open_stream
 
 from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter
 from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
 from sinkbench.engine.generate import Engine
 from sinkbench.engine.probe import first_token_states
-from sinkbench.engine.stream import Stream
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Method
 from sinkbench.paths import asset
@@ -112,4 +112,4 @@ def first_logits(method: Method, asked: list[Request]) -> torch.Tensor:
     images = {ref.key: ref for request in asked for ref in request.images}
     features = dict(zip(images, a.encode_images([a.preprocess(ref) for ref in images.values()]), strict=True))
     prompts = [a.encode(request) for request in asked]
-    return Stream(a, method.bind(a.info), prompts, features, 0).prefill()
+    return open_stream(a, method.bind(a.info), prompts, features, 0).prefill()

@@ -1,8 +1,8 @@
 """Model adapters, one file per family. Importing this package loads no model code."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sinkbench.adapters.families import adapter_class, family_of
 from sinkbench.adapters.presets import ModelPreset, check_available, model_names, resolve_model
 from sinkbench.errors import UsageError
 
@@ -21,22 +21,14 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
         dtype: "auto" (the preset's on a GPU, float32 on a CPU), "float32", "bfloat16" or "float16".
 
     Raises:
-        UsageError: The device is not there, or no adapter knows the model's class.
+        UsageError: The device is not there, no adapter knows the model's class, the preset's options are not its
+            family's, or processor and model do not fit each other.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    from sinkbench.adapters.internvl import InternVLAdapter
-    from sinkbench.adapters.llava import LlavaAdapter, LlavaNextAdapter
-    from sinkbench.adapters.qwen_vl import QwenVLAdapter
+    from sinkbench.adapters.checks import check_options
 
-    classes: dict[str, Callable[[ModelPreset, Any, Any], Adapter]] = {
-        "internvl": InternVLAdapter,
-        "llava": LlavaAdapter,
-        "llava_next": LlavaNextAdapter,
-        "qwen2_5_vl": QwenVLAdapter,
-        "qwen2_vl": QwenVLAdapter,
-    }
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -47,13 +39,16 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
         dtype = "float32" if device == "cpu" else (preset.dtype if preset.dtype != "auto" else "bfloat16")
     revision = preset.revision or "main"
     config = AutoConfig.from_pretrained(preset.location, revision=revision)
-    if config.model_type not in classes:
+    family = family_of(config.model_type, preset.name)
+    if family != preset.family:
         raise UsageError(
-            f"{preset.name}: no adapter for model_type {config.model_type!r}",
-            f"Supported: {', '.join(sorted(classes))}.",
+            f"{preset.name}: the preset says family {preset.family!r}, the weights are of {family!r}",
+            f"Correct configs/models/{preset.name}.yaml.",
         )
+    adapter = adapter_class(config.model_type)
+    check_options(preset, adapter.options)
     model = AutoModelForImageTextToText.from_pretrained(
         preset.location, revision=revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"
     ).to(device)
     processor = AutoProcessor.from_pretrained(preset.location, revision=revision)
-    return classes[config.model_type](preset, model, processor)
+    return adapter(preset, model, processor)

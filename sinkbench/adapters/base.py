@@ -1,22 +1,25 @@
 """What the engine needs of a model, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sinkbench.adapters import checks
+from sinkbench.adapters.chat import ChatTemplate
 from sinkbench.adapters.presets import ModelPreset
-from sinkbench.engine.context import Role
-from sinkbench.engine.prompt import Prompt, UserText
-from sinkbench.errors import SampleError, SinkbenchError, UsageError
+from sinkbench.adapters.vision import recorded_attention
+from sinkbench.engine.prompt import Prompt
+from sinkbench.errors import SampleError, UsageError
 from sinkbench.methods.base import ModelInfo
-from sinkbench.request import IMAGE_PLACEHOLDER, ImageRef, Request
+from sinkbench.request import ImageRef, Request
 
-_SENTINEL = "\ue000{}\ue001"
-"""Marks a user's text inside a rendered chat template; private-use characters that no template holds."""
+_CACHED_IMAGES = 4096
+"""Image sizes and layouts remembered; questions about an image mostly follow each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,19 @@ class ImageInputs:
     roles: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """One encoded image, as the language model takes it.
+
+    Attributes:
+        tokens: (N, d) features that stand in the place of the image's tokens.
+        deepstack: (D, N, d) features added to the hidden states after the first D layers, or None.
+    """
+
+    tokens: Tensor
+    deepstack: Tensor | None = None
+
+
 class Adapter(ABC):
     """A loaded model and its processor.
 
@@ -41,38 +57,55 @@ class Adapter(ABC):
     Args:
         preset: Which model this is.
         model: The loaded model.
-        processor: Its processor.
+        processor: Its processor; the preset's options are set on it.
+
+    Raises:
+        SinkbenchError: The model has no module at one of the paths.
+        UsageError: Processor and model do not fit each other, or the preset asks for what the family lacks.
     """
 
-    family: ClassVar[str]
-    paths: ClassVar[dict[str, str]]
-    """From "language_model", "layers", "embed", "head", "vision" to module paths below the model."""
+    paths: ClassVar[Mapping[str, str]] = {
+        "language_model": "model.language_model",
+        "layers": "model.language_model.layers",
+        "embed": "model.language_model.embed_tokens",
+        "head": "lm_head",
+        "vision": "model.vision_tower",
+        "vision_layers": "model.vision_tower.encoder.layers",
+    }
+    """Module paths below the model, as most families have them."""
+
+    attention_path: ClassVar[str] = "self_attn"
+    """Path of the attention module below a vision layer."""
+
+    options: ClassVar[checks.Options]
 
     def __init__(self, preset: ModelPreset, model: Any, processor: Any) -> None:
         self.preset = preset
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        modules: dict[str, Any] = {}
-        for name, path in self.paths.items():
-            try:
-                modules[name] = model.get_submodule(path)
-            except AttributeError as error:
-                raise SinkbenchError(
-                    f"{type(model).__name__} has no module {path!r}, the {name} of the {self.family} family",
-                    "Install the transformers version of constraints.txt, or correct the adapter's table of paths.",
-                ) from error
+        modules: dict[str, Any] = {name: checks.module_at(model, path) for name, path in self.paths.items()}
         self.language_model: Any = modules["language_model"]
         self.layers: nn.ModuleList = modules["layers"]
         self.embed: nn.Module = modules["embed"]
         self.head: nn.Module = modules["head"]
         self.vision: nn.Module = modules["vision"]
-        self._refuse_sliding_windows()
+        self._vision_attention = [checks.module_at(layer, self.attention_path) for layer in modules["vision_layers"]]
+        checks.refuse_sliding_windows(preset.name, self.language_model.config)
+        checks.refuse_disagreement(preset.name, self.shared_facts())
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.image_token = int(model.config.image_token_id)
         self.image_markup: tuple[int, ...] = ()
-        self.eos = self._eos()
+        self.eos = checks.eos_of(model, self.tokenizer)
+        self._chat = ChatTemplate(processor)
+        self._render = self._chat.render
+        self.image_size = lru_cache(_CACHED_IMAGES)(ImageRef.size)
+        self._layout = lru_cache(_CACHED_IMAGES)(self.layout_of_size)
+
+    def shared_facts(self) -> dict[str, tuple[Any, Any]]:
+        """What processor and model must agree on: by name, what the one says and what the other does."""
+        return {"image token": (self.processor.image_token_id, self.model.config.image_token_id)}
 
     @property
     def info(self) -> ModelInfo:
@@ -87,9 +120,23 @@ class Adapter(ABC):
             sink_dims=self.preset.sink_dims,
         )
 
+    @property
+    def class_tokens(self) -> int:
+        """Tokens of the vision encoder that stand before the patches: 1 or 0."""
+        return 0
+
     @abstractmethod
+    def layout_of_size(self, height: int, width: int) -> Tensor:
+        """(N,) uint8 roles of the features that an image of so many pixels becomes; not to be written to."""
+
     def image_layout(self, image: ImageRef) -> Tensor:
-        """(N,) uint8 roles of the features that an image becomes; may read the file's header, not its pixels."""
+        """(N,) uint8 roles of the features that an image becomes; may read the file's header, not its pixels.
+
+        Raises:
+            SampleError: The file is missing or no image.
+        """
+        width, height = self.image_size(image)
+        return self._layout(height, width)
 
     def expand_image(self, image: ImageRef) -> tuple[Tensor, Tensor]:
         """(M,) int64 ids and (M,) uint8 roles that an image's placeholder becomes in the prompt.
@@ -99,17 +146,42 @@ class Adapter(ABC):
         layout = self.image_layout(image)
         return torch.full((len(layout),), self.image_token), layout
 
+    def prompt_images(self, images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+        """The images of one prompt as `preprocess` shall see them; their keys tell apart what is encoded apart."""
+        return images
+
     @abstractmethod
     def preprocess(self, image: ImageRef) -> ImageInputs:
-        """Decode and preprocess one image on the CPU.
+        """Decode and preprocess one image of a prompt on the CPU.
 
         Raises:
             SampleError: The file cannot be read.
         """
 
     @abstractmethod
-    def encode_images(self, images: Sequence[ImageInputs]) -> list[Tensor]:
-        """Features (N_i, d) of each image after the projector, on the model's device."""
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
+        """Features of each image after the projector, on the model's device."""
+
+    def vision_attention(self, images: Sequence[ImageInputs], layer: int) -> list[Tensor]:
+        """Attention weights of one layer of the vision encoder; costs a vision pass, and N² floats a head and view.
+
+        Args:
+            images: Preprocessed images.
+            layer: Index into the encoder's layers; −1 is the last.
+
+        Returns:
+            (V, H, N, N) float32 post-softmax weights of each image's V views (tiles), in the order in which the encoder
+            sees views and patches. N counts the patches and, first of all, the encoder's `class_tokens`.
+
+        Raises:
+            UsageError: There is no such layer.
+        """
+        count = len(self._vision_attention)
+        if not -count <= layer < count:
+            raise UsageError(f"{self.preset.name} has no vision layer {layer}", f"It has layers 0 to {count - 1}.")
+        with recorded_attention(self._vision_attention[layer]) as weights:
+            self.encode_images(images)
+        return self._weights_by_image(weights, images)
 
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
         """(P, L) rotary positions of a prompt."""
@@ -121,50 +193,47 @@ class Adapter(ABC):
         Raises:
             SampleError: Placeholders and images do not match, or the text holds the model's own image token.
         """
-        text, spans = self._render(request)
-        encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=self._adds_special_tokens(text))
-        ids = torch.tensor(encoded["input_ids"], dtype=torch.int64)
-        roles = torch.full_like(ids, int(Role.TEMPLATE), dtype=torch.uint8)
-        places = (ids == self.image_token).nonzero()[:, 0].tolist()
-        if len(places) != len(request.images):
-            raise SampleError(f"the prompt has {len(places)} image tokens for {len(request.images)} images")
-        widths = torch.ones_like(ids)
-        id_parts, role_parts, done = [], [], 0
-        for place, image in zip(places, request.images, strict=True):
-            image_ids, image_roles = self.expand_image(image)
-            widths[place] = len(image_ids)
-            id_parts += [ids[done:place], image_ids]
-            role_parts += [roles[done:place], image_roles]
-            done = place + 1
-        if places and places[-1] == len(ids) - 1:
+        text = self._chat.tokenise(request)
+        images = self.prompt_images(request.images)
+        places = [index for index, token in enumerate(text.ids) if token == self.image_token]
+        if len(places) != len(images):
+            raise SampleError(f"the prompt has {len(places)} image tokens for {len(images)} images")
+        if places and places[-1] == len(text.ids) - 1:
             raise SampleError("the prompt ends with an image; the chat template must say who speaks next")
-        ids = torch.cat([*id_parts, ids[done:]])
-        roles = torch.cat([*role_parts, roles[done:]])
-        starts = (widths.cumsum(0) - widths).tolist()
-        user_texts = tuple(_user_text(text, span, encoded["offset_mapping"], starts) for span in spans)
-        for user_text in user_texts:
-            for token, _, _ in user_text.tokens:
-                roles[token] = int(Role.QUERY)
-        positions = self.positions(ids, request.images)
-        return Prompt(request, ids, roles, positions, request.images, self.image_token, user_texts, self.image_markup)
+        expansions = {place: self.expand_image(image) for place, image in zip(places, images, strict=True)}
+        ids, roles, user_texts = text.expand(expansions)
+        positions = self.positions(ids, images)
+        return Prompt(request, ids, roles, positions, images, self.image_token, user_texts, self.image_markup)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def forward(self, embeds: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    def forward(
+        self, embeds: Tensor, positions: Tensor, cache: Any, deepstack: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """One pass of the decoder stack under the active context.
 
         Args:
             embeds: (B, Q, d).
             positions: (P, B, Q).
             cache: Receives this pass's keys and values.
+            deepstack: Places (B, Q) bool, and features (D, n, d) in row-major order of the places: the hidden states
+                there gain one feature after each of the first D layers.
 
         Returns:
             (B, Q, d) final hidden states, after the last norm.
         """
+        extra: dict[str, Any] = {}
+        if deepstack is not None:
+            places, features = deepstack
+            extra = {"visual_pos_masks": places, "deepstack_visual_embeds": features}
         output = self.language_model(
-            inputs_embeds=embeds, position_ids=self._position_ids(positions), past_key_values=cache, use_cache=True
+            inputs_embeds=embeds,
+            position_ids=self._position_ids(positions),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
@@ -175,73 +244,7 @@ class Adapter(ABC):
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions[0]
 
-    def _render(self, request: Request) -> tuple[str, list[tuple[int, int]]]:
-        """The prompt as the chat template writes it, and the character spans of the user's words."""
-        texts: list[tuple[str, bool]] = []
-        messages = []
-        for message in request.messages:
-            parts: list[dict[str, str]] = []
-            for index, piece in enumerate(message.text.split(IMAGE_PLACEHOLDER)):
-                if index:
-                    parts.append({"type": "image"})
-                # Templates put an image where they want it; white space around the placeholder is not the user's.
-                words = piece.strip() if request.images else piece
-                if self._image_text() in words:
-                    raise SampleError(f"the text holds the model's image token {self._image_text()!r}")
-                if words:
-                    parts.append({"type": "text", "text": _SENTINEL.format(len(texts))})
-                    texts.append((words, message.role == "user"))
-            messages.append({"role": message.role, "content": parts})
-        rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        spans, out = [], ""
-        for index, (words, by_user) in enumerate(texts):
-            before, found, rendered = rendered.partition(_SENTINEL.format(index))
-            if not found:
-                raise SampleError("the chat template dropped a message")
-            out += before
-            if by_user:
-                spans.append((len(out), len(out) + len(words)))
-            out += words
-        return out + rendered, spans
-
-    def _refuse_sliding_windows(self) -> None:
-        """The seam builds the mask, and every layer sees all keys: a window would be ignored in silence."""
-        kinds = getattr(self.language_model.config, "layer_types", None) or ()
-        sliding = [index for index, kind in enumerate(kinds) if kind != "full_attention"]
-        if sliding:
-            raise UsageError(
-                f"{self.preset.name}: layers {sliding} of its language model attend within a sliding window; "
-                "the engine expects every layer to see all keys",
-                "Use a checkpoint whose config.json has use_sliding_window false, as the published models have.",
-            )
-
-    def _image_text(self) -> str:
-        return str(getattr(self.processor, "image_token", IMAGE_PLACEHOLDER))
-
-    def _adds_special_tokens(self, text: str) -> bool:
-        bos = self.tokenizer.bos_token
-        return bos is None or not text.startswith(bos)
-
-    def _eos(self) -> tuple[int, ...]:
-        eos = self.model.generation_config.eos_token_id
-        if eos is None:
-            eos = self.tokenizer.eos_token_id
-        return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
-
-
-def _user_text(text: str, span: tuple[int, int], offsets: Sequence[tuple[int, int]], index: Sequence[int]) -> UserText:
-    """What the user said in `text[begin:stop]`, with its tokens.
-
-    Args:
-        text: The rendered prompt.
-        span: Begin and stop.
-        offsets: Characters [start, end) of `text` that each token covers.
-        index: Each token's index in the prompt, where images have been expanded.
-    """
-    begin, stop = span
-    tokens = tuple(
-        (index[token], max(start, begin) - begin, min(end, stop) - begin)
-        for token, (start, end) in enumerate(offsets)
-        if max(start, begin) < min(end, stop)
-    )
-    return UserText(text[begin:stop], tokens)
+    def _weights_by_image(self, weights: list[Tensor], images: Sequence[ImageInputs]) -> list[Tensor]:
+        """Sort recorded weights by image; here, views of all images were one batch."""
+        views = [image.tensors["pixel_values"].shape[:-3].numel() for image in images]
+        return list(torch.split(torch.cat(weights), views))

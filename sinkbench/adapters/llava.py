@@ -1,31 +1,46 @@
-"""The LLaVA family: LLaVA-1.5 (transformers' `Llava…`) and LLaVA-NeXT (`LlavaNext…ForConditionalGeneration`)."""
+"""The LLaVA family: LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision (transformers' `Llava…ForConditionalGeneration`)."""
 
+import math
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sinkbench.adapters.base import Adapter, ImageInputs
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
+from sinkbench.adapters.checks import Options
+from sinkbench.adapters.presets import ModelPreset
 from sinkbench.engine.context import Role
+from sinkbench.errors import UsageError
 from sinkbench.request import ImageRef
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class LlavaAdapter(Adapter):
-    """LLaVA-1.5: one square view of each image, a fixed number of tokens."""
+    """LLaVA-1.5: one square view of each image, a fixed number of tokens.
 
-    family: ClassVar[str] = "llava"
-    paths: ClassVar[dict[str, str]] = {
-        "language_model": "model.language_model",
-        "layers": "model.language_model.layers",
-        "embed": "model.language_model.embed_tokens",
-        "head": "lm_head",
-        "vision": "model.vision_tower",
-    }
+    Options:
+        image_padding: "square" pads the image to a square with the processor's mean colour before it is resized, as
+            LLaVA-1.5 was trained and evaluated (its image_aspect_ratio "pad"); "none" leaves it to the processor, which
+            resizes the shorter side and crops the rest of the longer one away.
+    """
 
-    def image_layout(self, image: ImageRef) -> Tensor:
-        """All features are image tokens."""
-        return torch.full((self.patches_per_side**2 + self._extra_tokens(),), int(Role.IMAGE), dtype=torch.uint8)
+    options: ClassVar[Options] = {"image_padding": ("none", "square")}
+
+    def shared_facts(self) -> dict[str, tuple[Any, Any]]:
+        """The image token and whether the encoder has a class token."""
+        return super().shared_facts() | {
+            "number of class tokens": (self.processor.num_additional_image_tokens, self.class_tokens)
+        }
+
+    @property
+    def class_tokens(self) -> int:
+        """CLIP has one, SigLIP none."""
+        return int(hasattr(self.vision.embeddings, "class_embedding"))
 
     @property
     def patches_per_side(self) -> int:
@@ -33,32 +48,62 @@ class LlavaAdapter(Adapter):
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size)
 
-    def preprocess(self, image: ImageRef) -> ImageInputs:
-        """Resize, crop and normalise as the processor says."""
-        batch = self.processor.image_processor(images=[image.load()], return_tensors="pt")
-        return ImageInputs(dict(batch), self.image_layout(image))
+    def layout_of_size(self, height: int, width: int) -> Tensor:
+        """All features are image tokens, as many whatever the size."""
+        dropped = 1 if self.model.config.vision_feature_select_strategy == "default" else 0
+        tokens = self.patches_per_side**2 + self.class_tokens - dropped
+        return torch.full((tokens,), int(Role.IMAGE), dtype=torch.uint8)
 
-    def encode_images(self, images: Sequence[ImageInputs]) -> list[Tensor]:
+    def image_layout(self, image: ImageRef) -> Tensor:
+        """The same for every image, so that not even the header is read."""
+        side = self.model.config.vision_config.image_size
+        return self._layout(side, side)
+
+    def preprocess(self, image: ImageRef) -> ImageInputs:
+        """Pad to a square if the preset says so; resize, crop and normalise as the processor says."""
+        loaded = image.load()
+        if self.preset.options.get("image_padding") == "square":
+            loaded = pad_to_square(loaded, self.processor.image_processor.image_mean)
+        batch = self.processor.image_processor(images=[loaded], return_tensors="pt")
+        return ImageInputs(dict(batch), self.layout_of_size(loaded.height, loaded.width))
+
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
         """One vision pass over all images."""
         pixels = torch.cat([image.tensors["pixel_values"] for image in images]).to(self.device, self.dtype)
-        return list(self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output)
-
-    def _extra_tokens(self) -> int:
-        """CLS tokens that the encoder adds, unless the selection drops them."""
-        extra: int = self.processor.num_additional_image_tokens
-        return extra - (1 if self.model.config.vision_feature_select_strategy == "default" else 0)
+        features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        return [ImageFeatures(tokens) for tokens in features]
 
 
 class LlavaNextAdapter(LlavaAdapter):
-    """LLaVA-NeXT: a base view and tiles that follow the image's shape; each tile row ends in a newline feature."""
+    """LLaVA-NeXT: a base view and tiles that follow the image's shape; each tile row ends in a newline feature.
+
+    Options:
+        max_tiles: Most tiles of an image, the base view not counted; larger grids are not considered.
+    """
+
+    options: ClassVar[Options] = {"max_tiles": int}
+
+    def __init__(self, preset: ModelPreset, model: Any, processor: Any) -> None:
+        super().__init__(preset, model, processor)
+        if "max_tiles" in preset.options:
+            room = preset.options["max_tiles"] * model.config.vision_config.image_size**2
+            grids = [grid for grid in model.config.image_grid_pinpoints if math.prod(grid) <= room]
+            if not grids:
+                raise UsageError(
+                    f"{preset.name}: no grid has as few as {preset.options['max_tiles']} tiles", "Raise max_tiles."
+                )
+            model.config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints = grids
+
+    def shared_facts(self) -> dict[str, tuple[Any, Any]]:
+        """Also which grids of tiles there are."""
+        return super().shared_facts() | {"image grids": self._grids()}
 
     def image_layout(self, image: ImageRef) -> Tensor:
-        """Base view, then rows of tiles without their padding, each followed by a separator (TEMPLATE)."""
-        width, height = image.size()
-        return self.layout_of_size(height, width)
+        """Base view and tiles; reads the file's header."""
+        return Adapter.image_layout(self, image)
 
     def layout_of_size(self, height: int, width: int) -> Tensor:
-        """Roles (N,) of the features of an image of this size in pixels.
+        """Base view, then rows of tiles without their padding, each followed by a separator (TEMPLATE).
 
         The grid of tiles is the pinpoint that keeps most of the image; the features of its padding are cut away
         (spatial unpadding of LLaVA-NeXT).
@@ -66,32 +111,118 @@ class LlavaNextAdapter(LlavaAdapter):
         from transformers.image_processing_utils import select_best_resolution
 
         config = self.model.config
-        side = self.patches_per_side
-        rows, columns = select_best_resolution((height, width), config.image_grid_pinpoints)
-        rows, columns = (
-            rows // config.vision_config.image_size * side,
-            columns // config.vision_config.image_size * side,
-        )
+        tile, side = config.vision_config.image_size, self.patches_per_side
+        best = select_best_resolution((height, width), config.image_grid_pinpoints)
+        rows, columns = (pixels // tile * side for pixels in best)
         if width / height > columns / rows:
             kept = int(round(height * (columns / width), 7))
             rows -= 2 * ((rows - kept) // 2)
         else:
             kept = int(round(width * (rows / height), 7))
             columns -= 2 * ((columns - kept) // 2)
+        rows, columns = self._shrunk(rows, columns)
         tiles = torch.full((rows, columns + 1), int(Role.IMAGE), dtype=torch.uint8)
         tiles[:, -1] = int(Role.TEMPLATE)
-        base = torch.full((side**2 + self._extra_tokens(),), int(Role.IMAGE), dtype=torch.uint8)
-        return torch.cat((base, tiles.flatten()))
+        return torch.cat((super().layout_of_size(tile, tile), tiles.flatten()))
 
-    def encode_images(self, images: Sequence[ImageInputs]) -> list[Tensor]:
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
         """One vision pass over all tiles of all images."""
-        most = max(image.tensors["pixel_values"].shape[1] for image in images)
-        pixels = torch.cat(
-            [
-                torch.nn.functional.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1]))
-                for p in (image.tensors["pixel_values"] for image in images)
-            ]
-        ).to(self.device, self.dtype)
+        return self._encode(images)
+
+    def _encode(self, images: Sequence[ImageInputs], **settings: Any) -> list[ImageFeatures]:
+        views = [image.tensors["pixel_values"] for image in images]
+        most = max(view.shape[1] for view in views)
+        pixels = torch.cat([torch.nn.functional.pad(v, (0, 0, 0, 0, 0, 0, 0, most - v.shape[1])) for v in views])
         sizes = torch.cat([image.tensors["image_sizes"] for image in images])
-        features = self.model.get_image_features(pixel_values=pixels, image_sizes=sizes, return_dict=True).pooler_output
-        return list(features)
+        features = self.model.get_image_features(
+            pixel_values=pixels.to(self.device, self.dtype), image_sizes=sizes, return_dict=True, **settings
+        ).pooler_output
+        return [ImageFeatures(tokens) for tokens in features]
+
+    def _shrunk(self, rows: int, columns: int) -> tuple[int, int]:
+        """The grid of features after what the family does to large ones."""
+        return rows, columns
+
+    def _grids(self) -> tuple[list[list[int]], list[list[int]]]:
+        both = (self.processor.image_processor.image_grid_pinpoints, self.model.config.image_grid_pinpoints)
+        processor, model = ([list(grid) for grid in grids] for grids in both)
+        return processor, model
+
+
+@dataclass(frozen=True)
+class OneOfSeveral(ImageRef):
+    """An image that shares its prompt with others: LLaVA-OneVision sees it as a whole, without tiles."""
+
+    @property
+    def key(self) -> str:
+        """Not that of the same image alone in its prompt, whose features are others."""
+        return f"{super().key}/one-of-several"
+
+
+class LlavaOnevisionAdapter(LlavaNextAdapter):
+    """LLaVA-OneVision: LLaVA-NeXT's views with SigLIP; the features of many tiles are interpolated to fewer.
+
+    Several images in one prompt are padded to squares and seen once each (2408.03326, appendix C.1).
+
+    Options:
+        max_tiles: As for LLaVA-NeXT.
+    """
+
+    def shared_facts(self) -> dict[str, tuple[Any, Any]]:
+        """The image token, the features of a view, the grids, and when their features are interpolated."""
+        return Adapter.shared_facts(self) | {
+            "number of tokens a view": (self.processor.num_image_tokens, self.patches_per_side**2),
+            "image grids": self._grids(),
+            "aspect ratio": (self.processor.vision_aspect_ratio, self.model.config.vision_aspect_ratio),
+        }
+
+    def prompt_images(self, images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+        """Several images are each marked as one of several."""
+        return images if len(images) == 1 else tuple(OneOfSeveral(image.path, image.sha256) for image in images)
+
+    def image_layout(self, image: ImageRef) -> Tensor:
+        """Base view and tiles, or one view; either ends in a separator (TEMPLATE)."""
+        if not isinstance(image, OneOfSeveral):
+            return super().image_layout(image)
+        newline = torch.tensor([int(Role.TEMPLATE)], dtype=torch.uint8)
+        return torch.cat((LlavaAdapter.layout_of_size(self, 0, 0), newline))
+
+    def preprocess(self, image: ImageRef) -> ImageInputs:
+        """Cut into tiles, or pad to a square; resize and normalise as the processor says."""
+        if not isinstance(image, OneOfSeveral):
+            return super().preprocess(image)
+        loaded = image.load()
+        # The processor leaves tiles out where a prompt has several images, so that it is shown two.
+        batch = self.processor.image_processor(images=[[loaded, loaded]], return_tensors="pt")
+        tensors = {name: batch[name][:1] for name in ("pixel_values", "image_sizes")}
+        return ImageInputs(tensors, self.image_layout(image))
+
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
+        """One vision pass over a run of images with tiles, or without."""
+        features = []
+        for is_single, run in groupby(images, lambda image: image.tensors["pixel_values"].shape[1] == 1):
+            inputs = list(run)
+            # How many images the prompt of each image has; the model asks only whether it is one.
+            features += self._encode(inputs, batch_num_images=[2 if is_single else 1] * len(inputs))
+        return features
+
+    def _shrunk(self, rows: int, columns: int) -> tuple[int, int]:
+        """More than `anyres_max_N` views' worth of features are interpolated down to about that many."""
+        most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_")) * self.patches_per_side**2
+        ratio = math.sqrt(rows * columns / most)
+        return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
+
+def pad_to_square(image: "Image", mean: Sequence[float]) -> "Image":
+    """Centre an image on a square of its longer side.
+
+    Args:
+        image: RGB.
+        mean: Colour of the square, 0 to 1: what becomes 0 when the processor normalises.
+    """
+    from PIL import Image
+
+    side = max(image.size)
+    square = Image.new(image.mode, (side, side), tuple(int(255 * value) for value in mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

@@ -8,17 +8,12 @@ from typing import Any
 
 import yaml
 
+from sinkbench.adapters.families import family_of
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.paths import asset, resource
 
-FAMILIES = {
-    "internvl": "internvl",
-    "llava": "llava",
-    "llava_next": "llava",
-    "qwen2_5_vl": "qwen_vl",
-    "qwen2_vl": "qwen_vl",
-}
-"""`model_type` of a config.json -> adapter family."""
+_KEYS = ("family", "path", "revision", "dtype", "sink_dims", "options")
+"""What a preset's file may hold."""
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -126,6 +121,9 @@ def check_available(preset: ModelPreset) -> None:
 
 def _read_preset(path: Path) -> ModelPreset:
     row = yaml.safe_load(path.read_text())
+    for key in row:
+        if key not in _KEYS:
+            raise unknown_name(f"setting of {path.name}", key, _KEYS)
     sinks = row.get("sink_dims") or {}
     return ModelPreset(
         name=path.stem,
@@ -147,8 +145,4 @@ def _from_folder(folder: Path) -> ModelPreset:
         model_type = json.loads(config.read_text()).get("model_type", "")
     except json.JSONDecodeError as error:
         raise UsageError(f"{config} is no JSON: {error}", "Download the model again.") from error
-    if model_type not in FAMILIES:
-        raise UsageError(
-            f"{config}: no adapter for model_type {model_type!r}", f"Supported: {', '.join(sorted(FAMILIES))}."
-        )
-    return ModelPreset(folder.resolve().name, FAMILIES[model_type], str(folder.resolve()), dtype="auto")
+    return ModelPreset(folder.resolve().name, family_of(model_type, str(config)), str(folder.resolve()), dtype="auto")

@@ -1,54 +1,71 @@
-"""The Qwen-VL family: Qwen2-VL and Qwen2.5-VL (transformers' `Qwen2VL…` and `Qwen2_5_VLForConditionalGeneration`)."""
+"""The Qwen-VL family: Qwen2-VL, Qwen2.5-VL and Qwen3-VL (transformers' `Qwen…VLForConditionalGeneration`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sinkbench.adapters.base import Adapter, ImageInputs
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
+from sinkbench.adapters.checks import Options
 from sinkbench.adapters.presets import ModelPreset
+from sinkbench.adapters.vision import block_diagonal
 from sinkbench.engine.context import Role
-from sinkbench.errors import SampleError
+from sinkbench.errors import SampleError, UsageError
 from sinkbench.request import ImageRef
 
 
 class QwenVLAdapter(Adapter):
-    """Qwen2-VL and Qwen2.5-VL: images at their own resolution, three-dimensional positions (M-RoPE).
+    """Qwen2-VL: images at their own resolution, three-dimensional positions (M-RoPE).
 
-    The two differ inside the vision encoder only (Qwen2.5-VL attends within windows), which the engine does not see.
+    Options:
+        min_pixels: Smaller images are enlarged to so many pixels.
+        max_pixels: Larger images are shrunk to so many.
     """
 
-    family: ClassVar[str] = "qwen_vl"
-    paths: ClassVar[dict[str, str]] = {
-        "language_model": "model.language_model",
-        "layers": "model.language_model.layers",
-        "embed": "model.language_model.embed_tokens",
-        "head": "lm_head",
+    paths: ClassVar[Mapping[str, str]] = {
+        **Adapter.paths,
         "vision": "model.visual",
+        "vision_layers": "model.visual.blocks",
     }
+    attention_path: ClassVar[str] = "attn"
+    options: ClassVar[Options] = {"min_pixels": int, "max_pixels": int}
 
     def __init__(self, preset: ModelPreset, model: Any, processor: Any) -> None:
         super().__init__(preset, model, processor)
         self.image_markup = (int(model.config.vision_start_token_id), int(model.config.vision_end_token_id))
+        size = processor.image_processor.size
+        least = preset.options.get("min_pixels", size["shortest_edge"])
+        most = preset.options.get("max_pixels", size["longest_edge"])
+        if least > most:
+            raise UsageError(
+                f"{preset.name}: min_pixels {least} is above max_pixels {most}", "Set both in the preset's options."
+            )
+        processor.image_processor.size = type(size)(shortest_edge=least, longest_edge=most)
 
-    def image_layout(self, image: ImageRef) -> Tensor:
-        """All features are image tokens; the size in the file's header says how many."""
-        return _layout(*self._grid(image))
+    def shared_facts(self) -> dict[str, tuple[Any, Any]]:
+        """The image token and how patches are cut and merged."""
+        processor, vision = self.processor.image_processor, self.model.config.vision_config
+        return super().shared_facts() | {
+            "patch size": (processor.patch_size, vision.patch_size),
+            "merge size": (processor.merge_size, vision.spatial_merge_size),
+        }
+
+    def layout_of_size(self, height: int, width: int) -> Tensor:
+        """All features are image tokens."""
+        rows, columns = self.grid_of_size(height, width)
+        return torch.full((rows * columns,), int(Role.IMAGE), dtype=torch.uint8)
 
     def preprocess(self, image: ImageRef) -> ImageInputs:
         """Resize, normalise and cut into patches as the processor says."""
         loaded = image.load()
-        rows, columns = self.grid_of_size(loaded.height, loaded.width)
-        batch = self.processor.image_processor(images=[loaded], return_tensors="pt")
-        return ImageInputs(dict(batch), _layout(rows, columns))
+        layout = self.layout_of_size(loaded.height, loaded.width)
+        return ImageInputs(dict(self.processor.image_processor(images=[loaded], return_tensors="pt")), layout)
 
-    def encode_images(self, images: Sequence[ImageInputs]) -> list[Tensor]:
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
         """One vision pass over the packed patches of all images; each attends to its own only."""
-        patches = torch.cat([image.tensors["pixel_values"] for image in images]).to(self.device, self.dtype)
-        grids = torch.cat([image.tensors["image_grid_thw"] for image in images]).to(self.device)
-        features = self.model.get_image_features(pixel_values=patches, image_grid_thw=grids, return_dict=True)
-        return list(features.pooler_output)
+        return [ImageFeatures(tokens) for tokens in self._encode(images).pooler_output]
 
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
         """(3, L) temporal, row and column positions: M-RoPE, Qwen2-VL (2409.12191) §2.1.
@@ -58,12 +75,13 @@ class QwenVLAdapter(Adapter):
         """
         places = (ids == self.image_token).nonzero()[:, 0].tolist()
         parts, seen, done, position = [], 0, 0, 0
-        for rows, columns in map(self._grid, images):
+        for image in images:
+            width, height = self.image_size(image)
+            rows, columns = self.grid_of_size(height, width)
             place = places[seen]
             parts.append(torch.arange(position, position + place - done).expand(3, -1))
             position += place - done
-            axes = torch.meshgrid(torch.arange(1), torch.arange(rows), torch.arange(columns), indexing="ij")
-            parts.append(position + torch.stack(axes).flatten(1))
+            parts.append(position + _grid_axes(rows, columns))
             position += max(rows, columns)
             seen += rows * columns
             done = place + rows * columns
@@ -87,13 +105,65 @@ class QwenVLAdapter(Adapter):
             raise SampleError(f"an image of {width}×{height} pixels: {error}") from error
         return height // side, width // side
 
-    def _grid(self, image: ImageRef) -> tuple[int, int]:
-        width, height = image.size()
-        return self.grid_of_size(height, width)
+    def _encode(self, images: Sequence[ImageInputs]) -> Any:
+        patches = torch.cat([image.tensors["pixel_values"] for image in images]).to(self.device, self.dtype)
+        grids = torch.cat([image.tensors["image_grid_thw"] for image in images]).to(self.device)
+        return self.model.get_image_features(pixel_values=patches, image_grid_thw=grids, return_dict=True)
+
+    def _weights_by_image(self, weights: list[Tensor], images: Sequence[ImageInputs]) -> list[Tensor]:
+        """The encoder attends image by image (or window by window) within one packed sequence."""
+        sizes = [len(image.tensors["pixel_values"]) for image in images]
+        packed = block_diagonal([block[0] for block in weights], sizes)
+        return [self._in_patch_order(whole, image)[None] for whole, image in zip(packed, images, strict=True)]
+
+    def _in_patch_order(self, weights: Tensor, image: ImageInputs) -> Tensor:
+        """Weights (H, N, N) of an image, sorted as the processor sorts its patches."""
+        return weights
 
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions
 
 
-def _layout(rows: int, columns: int) -> Tensor:
-    return torch.full((rows * columns,), int(Role.IMAGE), dtype=torch.uint8)
+class Qwen25VLAdapter(QwenVLAdapter):
+    """Qwen2.5-VL: most layers of its vision encoder attend within windows.
+
+    `vision_attention` of such a layer is zero between windows, which is what the layer computes.
+    """
+
+    def _in_patch_order(self, weights: Tensor, image: ImageInputs) -> Tensor:
+        """The encoder sorts merge blocks by window before its first layer."""
+        from transformers.vision_utils import get_vision_window_index
+
+        vision = self.model.config.vision_config
+        blocks, _ = get_vision_window_index(
+            image.tensors["image_grid_thw"],
+            spatial_merge_size=vision.spatial_merge_size,
+            window_size=vision.window_size,
+            patch_size=vision.patch_size,
+        )
+        unit = vision.spatial_merge_size**2
+        patches = (blocks.cpu()[:, None] * unit + torch.arange(unit)).flatten()
+        back = patches.argsort().to(weights.device)
+        return weights[:, back][:, :, back]
+
+
+class Qwen3VLAdapter(QwenVLAdapter):
+    """Qwen3-VL: features of inner vision layers are added to the first layers of the language model (deepstack)."""
+
+    def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
+        """One vision pass over the packed patches of all images; each attends to its own only."""
+        output = self._encode(images)
+        tokens = output.pooler_output
+        layers = [
+            # Newer transformers split these by image as well.
+            feature if isinstance(feature, tuple) else feature.split([len(part) for part in tokens])
+            for feature in output.deepstack_features
+        ]
+        return [ImageFeatures(part, torch.stack(deep)) for part, *deep in zip(tokens, *layers, strict=True)]
+
+
+@lru_cache(1024)
+def _grid_axes(rows: int, columns: int) -> Tensor:
+    """(3, rows · columns) time, row and column of each feature of an image; not to be written to."""
+    axes = torch.meshgrid(torch.arange(1), torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack(axes).flatten(1)

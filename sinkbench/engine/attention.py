@@ -1,7 +1,8 @@
 """The seam: the attention function of the language model, and the only place where methods touch it.
 
 Every layer runs the fused kernel. Where a method names query rows, exact float32 weights of just those rows are
-computed beside it (O(R·K), never O(K²)), edited, and the rows of the output replaced.
+computed beside it (O(R·K), never O(K²)), edited, and the rows of the output replaced. Edits that treat whole groups of
+keys alike need no explicit weights on a GPU: kernels apply them (sinkbench.engine.grouped).
 
 Transformers passes no mask to an implementation that is not in its mask registry, so the seam builds the mask from the
 active context and refuses to run without one: silently dropped padding is a classic bug.
@@ -10,6 +11,7 @@ active context and refuses to run without one: silently dropped padding is a cla
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context
+from sinkbench.engine.grouped import GroupedDecode, grouped_suffix, has_kernels, plain_suffix
+from sinkbench.engine.keys import LayerKeys
 
 if TYPE_CHECKING:
     from sinkbench.methods.base import Intervention
@@ -25,7 +30,75 @@ if TYPE_CHECKING:
 NAME = "sinkbench"
 """The seam's name among transformers' attention implementations."""
 
-_active: ContextVar[tuple[Context, "Intervention"] | None] = ContextVar("sinkbench_active", default=None)
+_CHUNK = 1 << 25
+"""Scores held at once where no kernel spares writing them down."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass of the decoder stack.
+
+    Attributes:
+        acting: The methods, each with its own view of the pass. Where there are several, none edits.
+        cache: Keys and values.
+        edits: Whether what a method returns is used; otherwise it only looks.
+        decode: Prepared key groups of the decode passes, where kernels run these.
+    """
+
+    acting: "tuple[tuple[Intervention, Context], ...]"
+    cache: SlotCache
+    edits: bool = True
+    decode: GroupedDecode | None = None
+
+    @property
+    def context(self) -> Context:
+        """What holds for all methods: roles and mask."""
+        return self.acting[0][1]
+
+    def attend(self, layer: int, query: Tensor, keys: LayerKeys, scaling: float) -> Tensor:
+        """Attention of one layer under the pass's methods.
+
+        Args:
+            layer: 0-based layer.
+            query: (B, H, Q, d).
+            keys: The layer's keys and values.
+            scaling: Factor of the scores.
+
+        Returns:
+            (B, Q, H, d).
+        """
+        if self.edits:
+            method, ctx = self.acting[0]
+            heads = self._edited(layer, query, keys, scaling).transpose(1, 2)
+            return _spare_untouched(method.edit_heads(layer, heads, ctx), heads, ctx)
+        out = fused_attention(query, keys, self.context, scaling)
+        for method, ctx in self.acting:
+            if (rows := method.rows(layer, ctx)) is not None:
+                ExplicitRows.of(query[:, :, rows], keys, rows, layer, ctx, method, scaling)
+        return out.transpose(1, 2)
+
+    def _edited(self, layer: int, query: Tensor, keys: LayerKeys, scaling: float) -> Tensor:
+        method, ctx = self.acting[0]
+        rows = method.rows(layer, ctx)
+        if self.decode is not None and (rows is None or method.is_grouped):
+            return self.decode.attend(layer, query, keys, ctx, scaling, plain=rows is None)
+        if rows is None:
+            return fused_attention(query, keys, ctx, scaling)
+        whole = rows == ctx.all_rows
+        if has_kernels(query) and whole and query.shape[2] > 1 and method.is_grouped and not method.score_gains(layer):
+            return grouped_suffix(query, keys, method, layer, ctx, scaling)
+        explicit = ExplicitRows.of(query[:, :, rows], keys, rows, layer, ctx, method, scaling)
+        if query.is_cuda and whole:
+            return keys.mix(explicit.edited).to(query.dtype)
+        out = fused_attention(query, keys, ctx, scaling)
+        if explicit.edits:
+            # Rows and heads that the method leaves alone keep the fused kernel's result to the bit.
+            edited = keys.mix(explicit.edited).to(out.dtype)
+            out[:, :, rows] = torch.where(explicit.changed[..., None], edited, out[:, :, rows])
+        return out
+
+
+_active: ContextVar[Pass | None] = ContextVar("sinkbench_active", default=None)
 
 
 def seam(
@@ -38,12 +111,12 @@ def seam(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer, with the active method's edits.
+    """Attention of one layer, with the active methods' edits.
 
     Args:
         module: The attention module; `module.layer_idx` tells the layer.
         query: (B, H, Q, d), RoPE applied.
-        key: (B, H_kv, K, d), the whole cache of the layer.
+        key: (B, H_kv, K, d), the samples' own slots as the cache's `update` returned them.
         value: (B, H_kv, K, d).
         attention_mask: Must be None: the context holds the mask.
         scaling: Factor of the scores, 1/√d as a rule.
@@ -63,35 +136,37 @@ def seam(
         )
     if attention_mask is not None or dropout:
         raise RuntimeError("sinkbench's attention takes its mask from the context and has no dropout")
-    ctx, method = active
     layer: int = module.layer_idx  # type: ignore[assignment]
-    out = fused_attention(query, key, value, ctx, scaling)
-    rows = method.rows(layer, ctx)
-    if rows is not None:
-        edited, changed = edited_rows(query[:, :, rows], key, value, rows, layer, ctx, method, scaling)
-        # Rows and heads that the method leaves alone keep the fused kernel's result to the bit.
-        out[:, :, rows] = torch.where(changed[..., None], edited.to(out.dtype), out[:, :, rows])
-    heads = out.transpose(1, 2)
-    return method.edit_heads(layer, heads, ctx), None
+    return active.attend(layer, query, active.cache.layer(layer, key, value), scaling), None
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, ctx: Context, scaling: float) -> Tensor:
-    """Plain attention by the fused kernel.
+def fused_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:
+    """Plain attention by the fastest way that the device and the layout of the keys allow.
 
     Args:
         query: (B, H, Q, d).
-        key: (B, H_kv, K, d).
-        value: (B, H_kv, K, d).
+        keys: The layer's keys and values.
         ctx: Supplies the mask.
         scaling: Factor of the scores.
 
     Returns:
         (B, H, Q, d).
     """
-    b, h, q, d = query.shape
-    groups = h // key.shape[1]
     if ctx.is_plain_causal:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+        grouped = query.shape[1] > keys.own_k.shape[1]
+        return F.scaled_dot_product_attention(
+            query, keys.own_k, keys.own_v, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    if has_kernels(query):
+        return plain_suffix(query, keys, ctx, scaling)
+    return _masked_attention(query, keys, ctx, scaling) if keys.n_prefix == 0 else _chunked(query, keys, ctx, scaling)
+
+
+def _masked_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:
+    """Attention over the samples' own slots by the framework's kernel."""
+    b, h, q, d = query.shape
+    key, value = keys.own_k, keys.own_v
+    groups = h // key.shape[1]
     if groups > 1 and q == 1:
         # One query row sees the same keys in every head of a group: the group becomes the row dimension.
         folded = query.reshape(b, key.shape[1], groups, d)
@@ -103,62 +178,97 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, ctx: Context, sca
     return F.scaled_dot_product_attention(query, key, value, attn_mask=ctx.mask, scale=scaling)
 
 
-def edited_rows(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rows: slice,
-    layer: int,
-    ctx: Context,
-    method: "Intervention",
-    scaling: float,
-) -> tuple[Tensor, Tensor]:
-    """Attention of some query rows with explicit weights that the method may edit.
+def _chunked(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:
+    """Attention over both parts of the keys with explicit weights, a few rows at a time."""
+    b, h, q, _ = query.shape
+    step = max(1, _CHUNK // (b * h * ctx.n_keys))
+    parts = [
+        keys.mix(
+            masked_scores(query[:, :, start : start + step], keys, slice(start, start + step), ctx, scaling).softmax(-1)
+        )
+        for start in range(0, q, step)
+    ]
+    return torch.cat(parts, dim=2).to(query.dtype)
 
-    Args:
-        query: (B, H, R, d), the chosen rows only.
-        key: (B, H_kv, K, d).
-        value: (B, H_kv, K, d).
-        rows: Which rows of this pass they are.
-        layer: 0-based layer.
-        ctx: The pass.
-        method: Its `edit_scores` and `edit_weights` are called.
-        scaling: Factor of the scores.
 
-    Returns:
-        (B, H, R, d) float32, and (B, H, R) bool: where the method changed a score or a weight.
+def masked_scores(query: Tensor, keys: LayerKeys, rows: slice, ctx: Context, scaling: float) -> Tensor:
+    """Scores (B, H, R, K) float32 of the query rows (B, H, R, d), very low where a row may not look."""
+    scores = keys.scores(query, scaling)
+    if ctx.mask is None:
+        return scores
+    mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]
+    return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+@dataclass(frozen=True, eq=False)
+class ExplicitRows:
+    """The weights of some query rows before and after a method's edits.
+
+    Attributes:
+        scores: (B, H, R, K) float32, scaled and masked.
+        edited_scores: The same after `edit_scores`.
+        weights: Their softmax.
+        edited: The same after `edit_weights`.
     """
-    b, h, r, d = query.shape
-    kv_heads, k = key.shape[1], key.shape[2]
-    grouped = query.float().reshape(b, kv_heads, -1, d)
-    scores = (grouped @ key.float().transpose(2, 3) * scaling).view(b, h, r, k)
-    if ctx.mask is not None:
-        mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]
-        scores = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
-    edited_scores = method.edit_scores(layer, scores, ctx)
-    weights = edited_scores.softmax(dim=-1)
-    edited = method.edit_weights(layer, weights, ctx)
-    changed = (edited_scores != scores).any(-1) | (edited != weights).any(-1)
-    return (edited.view(b, kv_heads, -1, k) @ value.float()).view(b, h, r, d), changed
+
+    scores: Tensor
+    edited_scores: Tensor
+    weights: Tensor
+    edited: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        keys: LayerKeys,
+        rows: slice,
+        layer: int,
+        ctx: Context,
+        method: "Intervention",
+        scaling: float,
+    ) -> "ExplicitRows":
+        """Show a method the weights of the query rows (B, H, R, d), which are the rows `rows` of the pass."""
+        scores = masked_scores(query, keys, rows, ctx, scaling)
+        edited_scores = _spare_untouched(method.edit_scores(layer, scores, ctx), scores, ctx)
+        weights = edited_scores.softmax(dim=-1)
+        edited = _spare_untouched(method.edit_weights(layer, weights, ctx), weights, ctx)
+        return cls(scores, edited_scores, weights, edited)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the method may have changed anything."""
+        return self.edited_scores is not self.scores or self.edited is not self.weights
+
+    @property
+    def changed(self) -> Tensor:
+        """(B, H, R) bool: where the method changed a score or a weight."""
+        return (self.edited_scores != self.scores).any(-1) | (self.edited != self.weights).any(-1)
+
+
+def _spare_untouched(edited: Tensor, before: Tensor, ctx: Context) -> Tensor:
+    """The edit, undone where no edit may reach."""
+    if ctx.untouched is None or edited is before:
+        return edited
+    return torch.where(ctx.untouched[:, None, None, None], before, edited)
 
 
 @contextmanager
-def attached(language_model: Any, layers: nn.ModuleList, ctx: Context, method: "Intervention") -> Iterator[None]:
-    """Let `method` act on one forward pass; afterwards the model is as it was found.
+def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterator[None]:
+    """Let methods act on one forward pass; afterwards the model is as it was found.
 
     Args:
         language_model: The decoder stack whose `config` names the attention implementation.
         layers: Its decoder layers.
-        ctx: The pass.
-        method: The method.
+        active: The pass.
     """
     config = language_model.config
     before = config._attn_implementation
     with ExitStack() as stack:
-        for index in method.hidden_layers:
-            hook = layers[index].register_forward_pre_hook(_hidden_hook(index, ctx, method), with_kwargs=True)
-            stack.callback(hook.remove)
-        token = _active.set((ctx, method))
+        for method, ctx in active.acting:
+            for index in method.hidden_layers:
+                hook = layers[index].register_forward_pre_hook(_hidden_hook(index, ctx, method), with_kwargs=True)
+                stack.callback(hook.remove)
+        token = _active.set(active)
         stack.callback(_active.reset, token)
         config._attn_implementation = NAME
         stack.callback(setattr, config, "_attn_implementation", before)

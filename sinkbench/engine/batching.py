@@ -1,37 +1,123 @@
 """Which prompts are answered together."""
 
+import os
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
+
+from sinkbench.adapters.base import Adapter
+from sinkbench.engine.cache import kv_bytes_per_token
 from sinkbench.engine.prompt import Prompt
 
-AUTO_BATCH = {"cpu": 54, "cuda": 72}
-"""Samples per batch by device type when the user does not choose: POPE asks 18 questions about an image."""
+_SAMPLES = {"cpu": 54, "cuda": 576}
+"""Most samples in an automatic batch by device type; POPE asks 18 questions about an image."""
+
+_PASS_TOKENS = {"cpu": 4096, "cuda": 20480}
+"""Most tokens in one pass over prompts: more make a large GPU no faster, and their activations cost memory."""
+
+_MEMORY_SHARE = 0.7
+"""Share of the free memory that keys and values may take; activations and logits need the rest."""
 
 
-def plan_batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
+@dataclass(frozen=True)
+class Budget:
+    """What a batch may take.
+
+    Attributes:
+        samples: Most samples.
+        slots: Most slots of the KV cache, those of shared prefixes counted once.
+        pass_tokens: Most tokens in one pass over prompts. One sample alone may take more.
+    """
+
+    samples: int
+    slots: int = 1 << 62
+    pass_tokens: int = 1 << 62
+
+    def capped(self, samples: int) -> "Budget":
+        """The same with at most so many samples."""
+        return replace(self, samples=min(self.samples, samples))
+
+    @classmethod
+    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"]) -> "Budget":
+        """A fixed number of samples, or what the device's free memory holds."""
+        kind = adapter.device.type if adapter.device.type in _SAMPLES else "cpu"
+        if batch_size != "auto":
+            return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size))
+        if kind == "cuda":
+            free = torch.cuda.mem_get_info(adapter.device)[0]
+            free += torch.cuda.memory_reserved(adapter.device) - torch.cuda.memory_allocated(adapter.device)
+        else:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        per_token = kv_bytes_per_token(adapter.language_model.config, adapter.dtype)
+        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * free / per_token), _PASS_TOKENS[kind])
+
+
+@dataclass
+class _Draft:
+    """A batch while it is filled, and what it takes with every sample as long as the longest."""
+
+    prompts: list[Prompt]
+    prefixes: int = 0
+    prefix: int = 0
+    suffix: int = 0
+
+    def fits(self, group: Sequence[Prompt], budget: Budget) -> bool:
+        """Whether the questions of one prefix can join."""
+        samples = len(self.prompts) + len(group)
+        prefix = max(self.prefix, group[0].prefix_length)
+        suffix = max(self.suffix, *(len(p) - p.prefix_length for p in group))
+        room = group[0].request.generation.max_new_tokens
+        slots = (self.prefixes + 1) * prefix + samples * (suffix + room)
+        within = samples * suffix <= budget.pass_tokens or samples == 1
+        return samples <= budget.samples and slots <= budget.slots and within
+
+    def add(self, group: Sequence[Prompt]) -> None:
+        """Let the questions of one prefix join."""
+        self.prompts.extend(group)
+        self.prefixes += 1
+        self.prefix = max(self.prefix, group[0].prefix_length)
+        self.suffix = max(self.suffix, *(len(p) - p.prefix_length for p in group))
+
+
+def plan_batches(prompts: Sequence[Prompt], budget: Budget) -> list[list[Prompt]]:
     """Group prompts into batches: equal generation settings, questions about one image together, longest first.
 
     The longest batch comes first, so that memory runs out at once or not at all and the ETA is pessimistic. Questions
     about one image are split over two batches only where they do not fit into one: each part costs the prefix again.
 
     Args:
-        prompts: All prompts of a run.
-        batch_size: Most samples in a batch.
+        prompts: Prompts to answer.
+        budget: What a batch may take.
     """
     batches: list[list[Prompt]] = []
     for same_settings in _grouped(prompts, lambda prompt: prompt.request.generation):
         groups = _grouped(same_settings, lambda prompt: prompt.prefix_key)
         groups.sort(key=lambda group: -max(len(p) for p in group))
-        batch: list[Prompt] = []
+        draft = _Draft([])
         for group in groups:
-            for start in range(0, len(group), batch_size):
-                part = group[start : start + batch_size]
-                if len(batch) + len(part) > batch_size:
-                    batches.append(batch)
-                    batch = []
-                batch = batch + part
-        batches.append(batch)
+            for part in _parts(group, budget):
+                if draft.prompts and not draft.fits(part, budget):
+                    batches.append(draft.prompts)
+                    draft = _Draft([])
+                draft.add(part)
+        batches.append(draft.prompts)
     return batches
+
+
+def _parts(group: Sequence[Prompt], budget: Budget) -> list[list[Prompt]]:
+    """The questions of one prefix in parts that each fit into a batch, as far as one question does."""
+    group = sorted(group, key=len, reverse=True)
+    parts: list[list[Prompt]] = []
+    start = 0
+    while start < len(group):
+        size = min(len(group) - start, budget.samples)
+        while size > 1 and not _Draft([]).fits(group[start : start + size], budget):
+            size = -(-size // 2)
+        parts.append(group[start : start + size])
+        start += size
+    return parts
 
 
 def _grouped(prompts: Sequence[Prompt], key: Callable[[Prompt], Hashable]) -> list[list[Prompt]]:

@@ -1,51 +1,89 @@
 """The KV cache: allocated once per batch, written in place, re-indexed when samples fork or finish."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+
+from sinkbench.engine.keys import Grouping, LayerKeys
 
 
 class SlotCache(Cache):
     """Keys and values of every layer in preallocated slots.
 
     It stands where transformers expects a `Cache`; attention modules call `update` and get views of the filled slots.
+    Layers fill their slots independently. A cache may continue the slots of another one, which it reads and never
+    writes: its samples share that one's rows.
 
     Args:
+        samples: B.
         capacity: Slots per sample and layer.
+        prefix: The cache that this one continues, if any.
+        groups: (B,) which sample of `prefix` each sample continues, -1 for none.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self, samples: int, capacity: int, prefix: "SlotCache | None" = None, groups: Sequence[int] = ()
+    ) -> None:
+        self.samples = samples
         self.capacity = capacity
+        self.prefix = prefix
+        self.groups = list(groups)
+        self.grouping: Grouping | None = None
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.lengths: dict[int, int] = {}
-        self.layers: list[Any] = []
+        self.cursor: Tensor | None = None
+        """(1,) int64 on the device, the next slot, while decode passes take it from there and not from `lengths`."""
+        self.rows = slice(0, samples)
+        """The samples of the pass in flight."""
+        self.layers: list[Any] = []  # transformers looks here for layers of its own.
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write (B, H_kv, Q, d) keys and values into the next slots of a layer.
+        """Write (b, H_kv, Q, d) keys and values into the next slots of a layer.
 
         Returns:
-            Views (B, H_kv, K, d) of all filled slots.
+            Views (b, H_kv, K, d) of the filled slots of the pass's samples, or of all slots under a `cursor`.
 
         Raises:
             RuntimeError: The slots are used up.
         """
-        b, h, q, _d = key_states.shape
         if layer_idx not in self.keys:
-            self.keys[layer_idx] = key_states.new_empty(b, h, self.capacity, key_states.shape[-1])
-            self.values[layer_idx] = value_states.new_empty(b, h, self.capacity, value_states.shape[-1])
+            # Zeros, because a slot's weight is 0 before it is filled, and 0 times garbage can be NaN.
+            for store, states in ((self.keys, key_states), (self.values, value_states)):
+                _, h, _, d = states.shape
+                store[layer_idx] = states.new_zeros(self.samples, h, self.capacity, d)
             self.lengths[layer_idx] = 0
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        if self.cursor is not None:
+            keys.index_copy_(2, self.cursor, key_states)
+            values.index_copy_(2, self.cursor, value_states)
+            return keys, values
         start = self.lengths[layer_idx]
-        end = start + q
+        end = start + key_states.shape[2]
         if end > self.capacity:
             raise RuntimeError(f"KV cache of {self.capacity} slots is full at layer {layer_idx} ({end} needed)")
-        self.keys[layer_idx][:, :, start:end] = key_states
-        self.values[layer_idx][:, :, start:end] = value_states
+        keys[self.rows, :, start:end] = key_states
+        values[self.rows, :, start:end] = value_states
         self.lengths[layer_idx] = end
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+        return keys[self.rows, :, :end], values[self.rows, :, :end]
+
+    def layer(self, layer_idx: int, own_k: Tensor, own_v: Tensor) -> LayerKeys:
+        """A layer's keys in both parts; `own_k` and `own_v` are what `update` returned."""
+        if self.prefix is None:
+            return LayerKeys(own_k, own_v)
+        if self.grouping is None:
+            self.grouping = Grouping.of(self.groups, self.prefix.samples, own_k.device)
+        return LayerKeys(own_k, own_v, self.prefix.keys[layer_idx], self.prefix.values[layer_idx], self.grouping)
+
+    def start_rows(self, rows: slice) -> None:
+        """Let the coming passes fill the slots of other samples, from the first slot on."""
+        self.rows = rows
+        self.lengths = dict.fromkeys(self.lengths, 0)
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
         """Filled slots of a layer."""
@@ -59,22 +97,28 @@ class SlotCache(Cache):
         """Key length of the coming pass and its offset; transformers asks even where the seam needs no mask."""
         return self.get_seq_length(layer_idx) + query_length, 0
 
-    def select(self, index: Tensor, capacity: int | None = None) -> "SlotCache":
-        """A cache of the samples `index` (N,), in that order; an index may repeat.
-
-        Args:
-            index: Which samples.
-            capacity: Slots of the new cache; as many as now if None.
-        """
-        new = SlotCache(capacity or self.capacity)
-        for layer, length in self.lengths.items():
-            for old, target in ((self.keys[layer], new.keys), (self.values[layer], new.values)):
-                _b, h, _k, d = old.shape
-                target[layer] = old.new_empty(len(index), h, new.capacity, d)
-                target[layer][:, :, :length] = old[:, :, :length].index_select(0, index)
-            new.lengths[layer] = length
-        return new
+    def select(self, index: Tensor) -> None:
+        """Keep the samples `index` (N,) only, in that order; an index may repeat. Layer by layer, to spare memory."""
+        for store in (self.keys, self.values):
+            for layer, old in store.items():
+                store[layer] = old.index_select(0, index)
+        chosen = index.tolist()
+        self.samples = len(chosen)
+        self.rows = slice(0, self.samples)
+        if self.prefix is not None:
+            self.groups = [self.groups[sample] for sample in chosen]
+            self.grouping = None
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sample takes over all layers."""
         return sum(2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in self.keys.values())
+
+    def nbytes(self) -> int:
+        """Bytes allocated, a continued cache's not counted."""
+        return sum(store.nbytes for stores in (self.keys, self.values) for store in stores.values())
+
+
+def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of a token's keys and values over all layers, from a language model's configuration."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype.itemsize)

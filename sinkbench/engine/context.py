@@ -1,9 +1,11 @@
 """What a method may know about the batch in flight: stages, roles of tokens, rows, and its own state.
 
-Keys live in *slots*: a batch is laid out as [prefix, left-padded][suffix, left-padded][generated], so a key is visible
+Keys live in *slots*: a batch is laid out as [prefix, right-padded][suffix, left-padded][generated], so a key is visible
 to a query iff its slot is not later and not padding. Slots are storage; positions (what RoPE sees) are kept apart.
+Prefix slots of questions about one image are the same memory; the rest is each sample's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Flag, IntEnum, auto
 from functools import cached_property
@@ -44,7 +46,12 @@ class State(dict[str, Tensor]):
 
     def select(self, index: Tensor) -> "State":
         """The state of the samples `index` (N,), in that order; an index may repeat."""
-        return State({name: value.index_select(0, index.to(value.device)) for name, value in self.items()})
+        return State({name: value.index_select(0, index) for name, value in self.items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence["State"]) -> "State":
+        """The states of several sets of samples as one."""
+        return cls({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 @dataclass(eq=False)
@@ -53,14 +60,16 @@ class Context:
 
     Attributes:
         stage: PREFIX, SUFFIX or DECODE.
-        roles: (B, K) uint8, the role of every key slot written so far, this pass's own included.
-        n_queries: Q, how many slots at the end of `roles` are the queries of this pass.
-        step: 0 for the prompt, then 1, 2, … for each decode pass.
+        roles: (B, K) uint8, the role of every key slot. Decode passes may show slots that are still empty, as PAD.
+        n_queries: Q; in a pass over the prompt the queries are the last Q slots of `roles`.
+        step: 0 for the prompt, then 1, 2, … for each decode pass. A captured decode pass is replayed without Python:
+            a method that reads it there must not declare itself `capturable`.
         state: The method's tensors for this batch; kept from pass to pass.
         padded: Whether any slot is padding; saves a device synchronisation to find out.
         emits: Whether the last row's output becomes the next token: true for decode passes and for the pass that ends
             the prompt.
         contrast_logits: (B, V) logits of the method's second branch at this step, if it has one.
+        untouched: (B,) bool, samples that no edit may reach: the second branch runs in the same pass.
     """
 
     stage: Stage
@@ -71,6 +80,7 @@ class Context:
     padded: bool = True
     emits: bool = True
     contrast_logits: Tensor | None = None
+    untouched: Tensor | None = None
 
     @property
     def n_keys(self) -> int:
@@ -120,6 +130,11 @@ class Context:
         return self.is_valid & (self.roles != Role.GENERATED)
 
     @cached_property
+    def codes(self) -> Tensor:
+        """(B, K) uint8: 0 for a key and 255 for padding, as kernels want it."""
+        return torch.where(self.is_valid, 0, 255).to(torch.uint8)
+
+    @cached_property
     def mask(self) -> Tensor | None:
         """(B, 1, Q, K) bool, True where a query may look; None where every query sees every key.
 
@@ -137,5 +152,9 @@ class Context:
 
     @property
     def is_plain_causal(self) -> bool:
-        """Whether `mask` is the square lower triangle, which fused kernels know by name."""
-        return not self.padded and self.n_queries == self.n_keys and self.n_queries > 1
+        """Whether the square lower triangle serves as mask, which fused kernels know by name.
+
+        A prefix is padded behind its tokens, where causality hides the padding.
+        """
+        hidden = not self.padded or self.stage is Stage.PREFIX
+        return hidden and self.n_queries == self.n_keys and self.n_queries > 1

@@ -1,33 +1,27 @@
-"""From requests to answers: encode, batch, see, prefill, decode."""
+"""From requests to answers: batches made ready on the CPU, then vision, prefix, suffix and decode on the device."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from sinkbench.adapters.base import Adapter, ImageInputs
-from sinkbench.engine.batching import AUTO_BATCH, plan_batches
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
+from sinkbench.engine.batching import Budget, plan_batches
+from sinkbench.engine.context import Stage
+from sinkbench.engine.decode import Decoder
+from sinkbench.engine.feeder import failed, feed
+from sinkbench.engine.prefix import Prefixes, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
-from sinkbench.errors import SampleError
 from sinkbench.methods.base import Intervention, Method
-from sinkbench.request import Generation, ImageRef, Request, Response
-
-_COMPACT_BELOW = 0.5
-"""Finished samples are dropped from the cache once fewer than this share of its rows is alive."""
-
-_STOP_TAIL = 32
-"""Tokens at an answer's end in which a stop string is looked for after each step."""
+from sinkbench.request import Request, Response
 
 
 @dataclass
 class Timings:
-    """Sums over the batches of a run.
+    """Sums over what was answered under one method.
 
     Attributes:
         answers: Samples answered.
@@ -35,8 +29,9 @@ class Timings:
         new_tokens: Generated tokens, padding left out.
         visual_tokens: Image tokens in the prompts.
         decode_steps: Decode passes.
-        vision_s: Seconds in preprocessing and the vision encoder.
-        prefill_s: Seconds in prefix and suffix.
+        vision_s: Seconds in the vision encoder; other methods of the engine may share them.
+        prefix_s: Seconds in prefixes; likewise.
+        suffix_s: Seconds in suffixes.
         decode_s: Seconds in decode passes.
         kv_bytes_per_token: Cache bytes of one token over all layers.
     """
@@ -47,63 +42,103 @@ class Timings:
     visual_tokens: int = 0
     decode_steps: int = 0
     vision_s: float = 0.0
-    prefill_s: float = 0.0
+    prefix_s: float = 0.0
+    suffix_s: float = 0.0
     decode_s: float = 0.0
     kv_bytes_per_token: int = 0
 
 
+@dataclass
+class Lane:
+    """A method in the engine: bound, and how long it took."""
+
+    method: Intervention
+    edits_prefix: bool
+    timings: Timings = field(default_factory=Timings)
+
+
 class Engine:
-    """Answers requests with a model under a method.
+    """Answers requests with a model under one method or several.
+
+    Several methods share one vision pass and one prefix prefill a batch, as far as they only look there.
 
     Args:
         adapter: The model.
-        method: The method; it is bound to the model here.
-        batch_size: Most samples in a batch, or "auto".
+        methods: The method, or several by name; bound to the model here.
+        batch_size: Most samples in a batch, or "auto" for what the free memory holds.
         seed: Added to each request's own seed when sampling.
         share_prefix: Prefill the part that questions about one image have in common once.
+        graphs: Capture decode passes as CUDA graphs where the method allows it.
     """
 
     def __init__(
         self,
         adapter: Adapter,
-        method: Method,
+        methods: Method | Mapping[str, Method],
         batch_size: int | Literal["auto"] = "auto",
         seed: int = 0,
         share_prefix: bool = True,
+        graphs: bool = True,
     ) -> None:
         self.adapter = adapter
-        self.method: Intervention = method.bind(adapter.info)
-        self.batch_size = AUTO_BATCH.get(adapter.device.type, AUTO_BATCH["cpu"]) if batch_size == "auto" else batch_size
+        named = {methods.name: methods} if isinstance(methods, Method) else methods
+        self.lanes = {
+            name: Lane(method.bind(adapter.info), bool(method.edits & (Stage.VISION | Stage.PREFIX)))
+            for name, method in named.items()
+        }
+        self.budget = Budget.of(adapter, batch_size)
         self.seed = seed
         self.share_prefix = share_prefix
-        self.timings = Timings()
+        self.static = adapter.device.type == "cuda"
+        self.graphs = graphs and self.static
 
     def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
-        """Answer requests; batches come back as they finish, in any order.
+        """Answer requests under the engine's one method; batches come back as they finish, in any order.
 
         A sample that cannot be answered comes back with its error; nothing else is lost.
         """
-        prompts, failures = [], []
-        for request in requests:
-            try:
-                prompts.append(self.adapter.encode(request))
-            except SampleError as error:
-                failures.append(_failed(request, error))
-        if failures:
-            yield failures
-        for batch in plan_batches(prompts, self.batch_size):
-            yield self._answer_batch(batch)
+        for _, responses in self.sweep(requests, lambda _name, _request: True):
+            yield responses
 
-    def stats(self) -> dict[str, Any]:
-        """Efficiency of everything answered so far; times in seconds or milliseconds as named."""
-        t = self.timings
-        seconds = t.vision_s + t.prefill_s + t.decode_s
+    def sweep(
+        self, requests: Iterable[Request], wanted: Callable[[str, Request], bool]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """Answer requests under every method; batches come back with the method's name as they finish.
+
+        Args:
+            requests: What to answer under one method or more; read as needed, in another thread.
+            wanted: Whether a method is to answer a request.
+        """
+        for ready in feed(self.adapter, requests, self.plan):
+            for name in self.lanes:
+                if lost := [response for request, response in ready.failures if wanted(name, request)]:
+                    yield name, lost
+            if ready.prompts:
+                yield from self._answer_batch(ready.prompts, ready.inputs, wanted)
+
+    def plan(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+        """Group prompts into batches that fit the budget."""
+        return plan_batches(prompts, self.budget)
+
+    def generate(self, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]) -> list[Response]:
+        """Answer one batch under the engine's one method; images are preprocessed (by `ImageRef.key`)."""
+        return [r for _, responses in self._answer_batch(prompts, inputs, lambda *_: True) for r in responses]
+
+    def stats(self, name: str | None = None) -> dict[str, Any]:
+        """Efficiency of everything answered so far under a method; times in seconds or milliseconds as named.
+
+        The seconds of a vision pass or a prefix that methods share count for each of them, as if it ran alone.
+        """
+        t = self.lanes[name or next(iter(self.lanes))].timings
+        prefill = t.prefix_s + t.suffix_s
+        seconds = t.vision_s + prefill + t.decode_s
         on_gpu = self.adapter.device.type == "cuda"
         return {
             "answers_per_s": t.answers / seconds if seconds else 0.0,
             "tokens_per_s": t.new_tokens / seconds if seconds else 0.0,
+            "prompt_tokens": t.prompt_tokens / max(t.answers, 1),
             "vision_ms": 1e3 * t.vision_s / max(t.answers, 1),
-            "prefill_ms": 1e3 * t.prefill_s / max(t.answers, 1),
+            "prefill_ms": 1e3 * prefill / max(t.answers, 1),
             "decode_ms_per_token": 1e3 * t.decode_s / max(t.decode_steps, 1),
             "peak_bytes": torch.cuda.max_memory_allocated(self.adapter.device) if on_gpu else None,
             "kv_bytes_per_token": t.kv_bytes_per_token,
@@ -111,197 +146,96 @@ class Engine:
             "visual_tokens_kept": t.visual_tokens / max(t.answers, 1),
         }
 
-    def _answer_batch(self, prompts: list[Prompt]) -> list[Response]:
-        start = time.perf_counter()
-        inputs, broken = self._preprocess({image.key: image for p in prompts for image in p.images})
-        responses, whole = [], []
-        for prompt in prompts:
-            faults = [broken[image.key] for image in prompt.images if image.key in broken]
-            if faults:
-                responses.append(_failed(prompt.request, faults[0]))
-            else:
-                whole.append(prompt)
-        return responses + (self._generate_or_halve(whole, inputs, start) if whole else [])
-
-    def _preprocess(self, images: dict[str, ImageRef]) -> tuple[dict[str, ImageInputs], dict[str, SampleError]]:
-        """Inputs of the vision encoder by image key, and the images that cannot be read."""
-
-        def one(image: ImageRef) -> ImageInputs | SampleError:
-            try:
-                return self.adapter.preprocess(image)
-            except SampleError as error:
-                return error
-
-        with ThreadPoolExecutor(4) as pool:
-            done = dict(zip(images, pool.map(one, images.values()), strict=True))
-        return (
-            {key: value for key, value in done.items() if isinstance(value, ImageInputs)},
-            {key: value for key, value in done.items() if isinstance(value, SampleError)},
-        )
-
-    def _generate_or_halve(self, prompts: list[Prompt], inputs: dict[str, ImageInputs], start: float) -> list[Response]:
-        """Generate; where memory runs out, in two halves."""
+    def _answer_batch(
+        self, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs], wanted: Callable[[str, Request], bool]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """Answer a batch under each method that wants it; where memory runs out, in two halves."""
+        left = {name: mine for name in self.lanes if (mine := [p for p in prompts if wanted(name, p.request)])}
         try:
-            with torch.inference_mode():
-                return self._generate(prompts, inputs, start)
+            for name, responses in self._answer_whole(left, inputs):
+                del left[name]
+                yield name, responses
+            return
         except torch.OutOfMemoryError as error:
             if len(prompts) == 1:
-                return [_failed(prompts[0].request, error)]
+                for name in left:
+                    yield name, [failed(prompts[0].request, error)]
+                return
         torch.cuda.empty_cache()
-        self.batch_size = half = max(1, len(prompts) // 2)
-        halves = (prompts[:half], prompts[half:])
-        return [r for part in halves for r in self._generate_or_halve(part, inputs, time.perf_counter())]
+        half = -(-len(prompts) // 2)
+        self.budget = self.budget.capped(half)
+        for part in (prompts[:half], prompts[half:]):
+            yield from self._answer_batch(part, inputs, lambda name, r: name in left and wanted(name, r))
 
-    def _generate(self, prompts: list[Prompt], inputs: dict[str, ImageInputs], start: float) -> list[Response]:
+    @torch.inference_mode()
+    def _answer_whole(
+        self, asked: Mapping[str, Sequence[Prompt]], inputs: Mapping[str, ImageInputs]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """Answer the prompts of each method in one batch; they share what the methods leave alone."""
+        prompts = list({id(prompt): prompt for mine in asked.values() for prompt in mine}.values())
+        features, vision_s = self._see(prompts, inputs)
+        lookers = [name for name in asked if not self.lanes[name].edits_prefix]
+        shared = self._prefill(lookers, prompts, features) if lookers else None
+        for name, mine in list(asked.items()):
+            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], mine, features)
+            responses = self._run(name, mine, prefixes)
+            timings = self.lanes[name].timings
+            timings.vision_s += vision_s
+            timings.prefix_s += prefix_s
+            yield name, responses
+
+    def _see(
+        self, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
+    ) -> tuple[dict[str, ImageFeatures], float]:
+        """Encode each distinct image of a batch once; features by key, and seconds."""
+        start = time.perf_counter()
         keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
-        features = (
-            dict(zip(keys, self.adapter.encode_images([inputs[key] for key in keys]), strict=True)) if keys else {}
+        features: dict[str, ImageFeatures] = {}
+        tokens = [len(inputs[key].roles) for key in keys]
+        step = max(1, self.budget.pass_tokens // max(tokens, default=1))
+        for at in range(0, len(keys), step):
+            chunk = keys[at : at + step]
+            features |= zip(chunk, self.adapter.encode_images([inputs[key] for key in chunk]), strict=True)
+        return features, self._since(start)
+
+    def _prefill(
+        self, names: Sequence[str], prompts: Sequence[Prompt], features: Mapping[str, ImageFeatures]
+    ) -> tuple[Prefixes, float]:
+        start = time.perf_counter()
+        prefixes = prefill_prefixes(
+            self.adapter,
+            {name: self.lanes[name].method for name in names},
+            prompts,
+            features,
+            edits=self.lanes[names[0]].edits_prefix,
+            share=self.share_prefix,
+            pass_tokens=self.budget.pass_tokens,
         )
-        self._synchronise()
-        seen = time.perf_counter()
-        decoder = Decoder(self.adapter, self.method, prompts, features, self.seed, self.share_prefix)
-        decoder.prefill()
-        self._synchronise()
-        prefilled = time.perf_counter()
-        responses = decoder.run()
-        t = self.timings
-        t.vision_s += seen - start
-        t.prefill_s += prefilled - seen
-        t.decode_s += time.perf_counter() - prefilled
+        return prefixes, self._since(start)
+
+    def _run(self, name: str, prompts: Sequence[Prompt], prefixes: Prefixes) -> list[Response]:
+        """Suffix and decode of a batch under a method."""
+        start = time.perf_counter()
+        lane = self.lanes[name]
+        room = prompts[0].request.generation.max_new_tokens
+        stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static)
+        scores = stream.prefill()
+        t = lane.timings
+        t.suffix_s += self._since(start)
+        start = time.perf_counter()
+        decoder = Decoder(self.adapter, stream, prompts, self.seed, self.graphs and lane.method.capturable)
+        responses = decoder.run(scores)
+        t.decode_s += self._since(start)
         t.answers += len(responses)
         t.prompt_tokens += sum(r.prompt_tokens for r in responses)
         t.new_tokens += sum(r.new_tokens for r in responses)
         t.visual_tokens += sum(r.visual_tokens for r in responses)
         t.decode_steps += decoder.steps
-        t.kv_bytes_per_token = decoder.main.cache.bytes_per_token()
+        t.kv_bytes_per_token = stream.cache.bytes_per_token()
         return responses
 
-    def _synchronise(self) -> None:
+    def _since(self, start: float) -> float:
+        """Seconds since `start`, the device's work included."""
         if self.adapter.device.type == "cuda":
             torch.cuda.synchronize(self.adapter.device)
-
-
-class Decoder:
-    """The decode loop of one batch.
-
-    Args:
-        adapter: The model.
-        method: The bound method.
-        prompts: B prompts with equal generation settings.
-        features: (N, d) of each image by key.
-        seed: Added to each request's own seed when sampling.
-        share_prefix: See `Stream`.
-    """
-
-    def __init__(
-        self,
-        adapter: Adapter,
-        method: Intervention,
-        prompts: Sequence[Prompt],
-        features: dict[str, Tensor],
-        seed: int = 0,
-        share_prefix: bool = True,
-    ) -> None:
-        self.adapter = adapter
-        self.method = method
-        self.prompts = prompts
-        self.settings: Generation = prompts[0].request.generation
-        self.steps = 0
-        room = self.settings.max_new_tokens
-        self.main = Stream(adapter, method, prompts, features, room, share_prefix)
-        contrast = [branch for prompt in prompts if (branch := method.contrast(prompt)) is not None]
-        self.branch = Stream(adapter, Intervention(), contrast, features, room, share_prefix) if contrast else None
-        self.generators = [_generator(prompt.request, seed, adapter.device) for prompt in prompts]
-        self.eos = torch.tensor(adapter.eos, device=adapter.device)
-
-    def prefill(self) -> None:
-        """Run the prompts of the main branch and of the contrast branch."""
-        self.logits = self.main.prefill()
-        self.branch_logits = self.branch.prefill() if self.branch else None
-
-    def run(self) -> list[Response]:
-        """Generate until every sample has finished."""
-        alive = set(range(len(self.prompts)))
-        rows = list(range(len(self.prompts)))  # Which sample each row of the cache belongs to.
-        answers: list[list[int]] = [[] for _ in self.prompts]
-        finish: list[Literal["stop", "length"]] = ["length" for _ in self.prompts]
-        while True:
-            chosen = self._choose(rows)
-            ended = torch.isin(chosen, self.eos).tolist()
-            for row, token in enumerate(chosen.tolist()):
-                sample = rows[row]
-                if sample not in alive:
-                    continue
-                answers[sample].append(token)
-                if (ended[row] and not self.settings.ignore_eos) or self._has_stop_string(answers[sample]):
-                    finish[sample] = "stop"
-                    alive.remove(sample)
-                elif len(answers[sample]) == self.settings.max_new_tokens:
-                    alive.remove(sample)
-            if not alive:
-                break
-            if len(alive) <= _COMPACT_BELOW * len(rows):
-                kept = torch.tensor([row for row, sample in enumerate(rows) if sample in alive], device=chosen.device)
-                rows = [rows[row] for row in kept.tolist()]
-                chosen = chosen[kept]
-                self.main.keep(kept)
-                if self.branch:
-                    self.branch.keep(kept)
-            self.logits = self.main.step(chosen)
-            self.branch_logits = self.branch.step(chosen) if self.branch else None
-            self.steps += 1
-        return [self._response(i, answers[i], finish[i]) for i in range(len(self.prompts))]
-
-    def _choose(self, rows: list[int]) -> Tensor:
-        """The next token (R,) of each row."""
-        ctx = self.main.context
-        ctx.contrast_logits = self.branch_logits
-        scores = self.method.edit_logits(self.logits, ctx)
-        if not self.settings.do_sample:
-            return scores.argmax(-1)
-        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
-
-        ids = torch.empty(len(rows), 0, dtype=torch.int64, device=scores.device)
-        scores = TemperatureLogitsWarper(self.settings.temperature)(ids, scores)
-        if self.settings.top_p < 1:
-            scores = TopPLogitsWarper(self.settings.top_p)(ids, scores)
-        probabilities = scores.softmax(-1)
-        draws = [
-            torch.multinomial(probabilities[row], 1, generator=self.generators[sample])
-            for row, sample in enumerate(rows)
-        ]
-        return torch.cat(draws)
-
-    def _has_stop_string(self, tokens: list[int]) -> bool:
-        if not self.settings.stop:
-            return False
-        tail = self.adapter.decode(tokens[-_STOP_TAIL:])
-        return any(stop in tail for stop in self.settings.stop)
-
-    def _response(self, sample: int, tokens: list[int], finish: Literal["stop", "length"]) -> Response:
-        prompt = self.prompts[sample]
-        text = self.adapter.decode(tokens)
-        for stop in self.settings.stop:
-            text = text.partition(stop)[0]
-        return Response(
-            id=prompt.request.id,
-            text=text.strip(),
-            prompt_tokens=len(prompt),
-            new_tokens=len(tokens),
-            visual_tokens=prompt.visual_tokens,
-            visual_tokens_kept=prompt.visual_tokens,
-            finish=finish,
-        )
-
-
-def _generator(request: Request, seed: int, device: torch.device) -> torch.Generator | None:
-    """A sample's own random numbers, whatever batch it is in."""
-    if not request.generation.do_sample:
-        return None
-    digest = hashlib.sha256(f"{seed}/{request.generation.seed}/{request.id}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    reason = str(error) if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
-    return Response(id=request.id, finish="error", error=reason)
+        return time.perf_counter() - start

@@ -8,6 +8,7 @@ from torch import Tensor
 from sinkbench.adapters.base import Adapter
 from sinkbench.diagnostics.sink_dims import first_tokens
 from sinkbench.engine.context import Context, Stage
+from sinkbench.engine.prefix import prefill_prefixes
 from sinkbench.engine.stream import Stream
 from sinkbench.methods.base import Intervention
 from sinkbench.request import Request
@@ -34,5 +35,7 @@ class FirstTokens(Intervention):
 def first_token_states(adapter: Adapter, requests: Sequence[Request], layers: Sequence[int]) -> Tensor:
     """(L', N, d) float32 inputs of `layers` at the first token of N text-only prompts."""
     probe = FirstTokens(layers)
-    Stream(adapter, probe, [adapter.encode(request) for request in requests], {}, 0).prefill()
+    prompts = [adapter.encode(request) for request in requests]
+    prefixes = prefill_prefixes(adapter, {"probe": probe}, prompts, {})
+    Stream(adapter, probe, "probe", prompts, prefixes, 0).prefill()
     return torch.stack([probe.seen[layer] for layer in layers])

@@ -1,7 +1,10 @@
 """A prompt as tensors: ids, roles and positions of one sample, and how several are laid out as a batch."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,18 +53,19 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def prefix_length(self) -> int:
         """Tokens up to and including the last image feature; 0 without images."""
         places = (self.ids == self.image_token).nonzero()
         return int(places[-1]) + 1 if len(places) else 0
 
-    @property
+    @cached_property
     def prefix_key(self) -> tuple[bytes, tuple[str, ...]]:
         """Equal for prompts whose prefix is the same computation."""
-        return self.ids[: self.prefix_length].numpy().tobytes(), tuple(image.key for image in self.images)
+        ids = self.ids[: self.prefix_length].numpy().tobytes()
+        return hashlib.blake2b(ids, digest_size=16).digest(), tuple(image.key for image in self.images)
 
-    @property
+    @cached_property
     def visual_tokens(self) -> int:
         """Image tokens, separators excluded."""
         return int((self.roles == Role.IMAGE).sum())
@@ -110,9 +114,18 @@ class Prompt:
         )
 
 
+class Flush(Protocol):
+    """Lays out one value a token for several prompts: `flush_left` or `flush_right`."""
+
+    def __call__(
+        self, values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
+    ) -> Tensor:
+        """See `flush_right`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A left-padded stretch of several prompts.
+    """A padded stretch of several prompts.
 
     Attributes:
         ids: (B, S) int64.
@@ -127,35 +140,60 @@ class Segment:
     padded: bool
 
     @classmethod
-    def stack(cls, prompts: Sequence[Prompt], spans: Sequence[tuple[int, int]], device: torch.device) -> "Segment":
-        """Lay out the tokens [start, end) of each prompt, flush right.
+    def stack(
+        cls,
+        prompts: Sequence[Prompt],
+        spans: Sequence[tuple[int, int]],
+        device: torch.device,
+        flush: "Flush",
+        length: int = 0,
+    ) -> "Segment":
+        """Lay out the tokens [start, end) of each prompt.
 
         Args:
             prompts: B prompts.
             spans: Start and end for each.
             device: Where the tensors go.
+            flush: Which side the tokens stand on.
+            length: S, if more than the longest.
         """
-        ids = flush_right([p.ids for p in prompts], spans, device)
-        roles = flush_right([p.roles for p in prompts], spans, device)
+        ids = flush([p.ids for p in prompts], spans, device, length)
+        roles = flush([p.roles for p in prompts], spans, device, length)
         axes = range(prompts[0].positions.shape[0])
-        positions = torch.stack([flush_right([p.positions[axis] for p in prompts], spans, device) for axis in axes])
-        lengths = {end - start for start, end in spans}
-        return cls(ids, roles, positions, padded=len(lengths) > 1)
+        positions = torch.stack([flush([p.positions[axis] for p in prompts], spans, device, length) for axis in axes])
+        padded = any(end - start < ids.shape[1] for start, end in spans)
+        return cls(ids, roles, positions, padded)
 
 
-def flush_right(values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Lay out one value a token, flush right: the layout of `Segment`.
+def flush_right(
+    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
+) -> Tensor:
+    """Lay out one value a token, padding in front: the last token of every prompt is the last of its row.
 
     Args:
         values: (L_i,) of each of B prompts.
         spans: Start and end for each.
         device: Where the result goes.
+        length: S, if more than the longest.
 
     Returns:
         (B, S), 0 (which is `Role.PAD`) or False where there is padding.
     """
-    longest = max(end - start for start, end in spans)
-    laid_out = values[0].new_zeros(len(values), longest)
+    return _flush(values, spans, length, lambda width, total: slice(total - width, total)).to(device)
+
+
+def flush_left(
+    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
+) -> Tensor:
+    """The same with the padding behind, where a causal mask hides it."""
+    return _flush(values, spans, length, lambda width, total: slice(0, width)).to(device)
+
+
+def _flush(
+    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], length: int, place: Callable[[int, int], slice]
+) -> Tensor:
+    total = max(length, *(end - start for start, end in spans))
+    laid_out = values[0].new_zeros(len(values), total)
     for row, (value, (start, end)) in enumerate(zip(values, spans, strict=True)):
-        laid_out[row, longest - (end - start) :] = value[start:end]
-    return laid_out.to(device)
+        laid_out[row, place(end - start, total)] = value[start:end]
+    return laid_out

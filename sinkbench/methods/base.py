@@ -85,6 +85,24 @@ class Intervention:
     It costs one more pass; what was seen of all the other tokens can then steer the first generated token.
     """
 
+    capturable: bool = False
+    """Whether decode passes may be captured as a CUDA graph and replayed.
+
+    The hooks then run once, when the pass is captured. They must work on tensors alone: nothing read back to the host,
+    no use of `ctx.step`, `ctx.state` not changed, and one set of rows, groups and layers for every decode pass.
+    """
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the only edits of attention are those of `key_groups`; such a method never needs explicit weights."""
+        cls = type(self)
+        return cls.edit_scores is Intervention.edit_scores and cls.edit_weights is Intervention.edit_weights
+
+    @property
+    def scales_groups(self) -> bool:
+        """Whether the method has factors for its key groups."""
+        return type(self).scale_groups is not Intervention.scale_groups
+
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
         """Tensors (L,) with a value for each token of a prompt, by names that every prompt of a batch shares.
 
@@ -98,24 +116,37 @@ class Intervention:
         return None
 
     def edit_scores(self, layer: int, scores: Tensor, ctx: Context) -> Tensor:
-        """Edit scaled and masked scores (B, H, R, K) float32 before the softmax."""
-        return scores
+        """Edit scaled and masked scores (B, H, R, K) float32 before the softmax. By default by `score_gains`."""
+        gains = self.score_gains(layer)
+        if not gains:
+            return scores
+        codes = self.key_groups(layer, ctx)[:, None, None, :]
+        gain = sum(g * (codes == group) for group, g in enumerate(gains) if g)
+        return scores + gain * scores.abs()
 
     def edit_weights(self, layer: int, weights: Tensor, ctx: Context) -> Tensor:
-        """Edit weights (B, H, R, K) float32 after the softmax. By default the group form, if the method has one."""
-        codes = self.key_groups(layer, ctx)
-        return weights if codes is None else apply_groups(self, layer, weights, codes, ctx)
-
-    def key_groups(self, layer: int, ctx: Context) -> Tensor | None:
-        """Group code of every key, (B, K) int64 in [0, n_groups), if the edit scales whole groups of keys."""
-        return None
+        """Edit weights (B, H, R, K) float32 after the softmax. By default by `scale_groups`."""
+        if not self.scales_groups:
+            return weights
+        return apply_groups(self, layer, weights, self.key_groups(layer, ctx), ctx)
 
     n_groups: int = 0
-    """How many codes `key_groups` uses."""
+    """How many groups `key_groups` tells apart; at most 15."""
+
+    def key_groups(self, layer: int, ctx: Context) -> Tensor:
+        """Group of every key, (B, K) int64 in [0, n_groups), for edits that treat whole groups of keys alike.
+
+        While an answer is generated the groups of the prompt's keys stay, and all generated keys have one group.
+        """
+        raise NotImplementedError(f"{type(self).__name__} edits groups of keys but has no key_groups")
+
+    def score_gains(self, layer: int) -> tuple[float, ...]:
+        """G of each group, by which its scores s become s + g·|s| before the softmax; empty: no such edit."""
+        return ()
 
     def scale_groups(self, layer: int, mass: Tensor, ctx: Context) -> Tensor:
         """Factor (B, H, R, G) of each group's weights, given the groups' attention mass (B, H, R, G)."""
-        raise NotImplementedError(f"{type(self).__name__} has key groups but no scale_groups")
+        raise NotImplementedError(f"{type(self).__name__} has no factors for its key groups")
 
     def edit_heads(self, layer: int, heads: Tensor, ctx: Context) -> Tensor:
         """Edit head outputs (B, Q, H, d) before the output projection."""

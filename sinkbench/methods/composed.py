@@ -71,6 +71,7 @@ class ComposedIntervention(Intervention):
         self.parts = parts
         self.hidden_layers = sorted({layer for part in parts for layer in part.hidden_layers})
         self.last_token_alone = any(part.last_token_alone for part in parts)
+        self.capturable = all(part.capturable for part in parts)
 
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
         """The marks of every part."""

@@ -72,6 +72,7 @@ class GiftIntervention(Intervention):
     """GIFT on a model: stage A looks at all rows but the last, stage B edits the last and every decode row."""
 
     last_token_alone = True
+    capturable = True
 
     def __init__(self, method: Gift, saliency: tuple[int, ...], enhance: tuple[int, ...]) -> None:
         self.method, self.saliency, self.enhance = method, saliency, enhance
@@ -86,14 +87,16 @@ class GiftIntervention(Intervention):
         return {CONTENT: query}
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
-        """Stage A: from before the first row that counts to the last, which the next pass is compared with."""
+        """Stage A: from before the first row that counts to the end, the last token, which is compared next, included."""
         if ctx.emits:
             return ctx.last_row if layer in self.enhance else None
         if layer not in self.saliency:
             return None
-        counting = ctx.state[CONTENT][:, ctx.start :].any(0).nonzero()
-        first = int(counting[0]) if len(counting) else ctx.n_queries
-        return slice(max(first - 1, 0), ctx.n_queries)
+        counting = ctx.state[CONTENT][:, ctx.start :].int().argmax(1)
+        counts = ctx.state[CONTENT][:, ctx.start :].any(1)
+        latest = _latest(ctx.is_valid[:, ctx.start :])
+        first = torch.where(counts, (counting - 1).clamp_min(0).minimum(latest), latest)
+        return slice(int(first.min()), ctx.n_queries)
 
     def edit_weights(self, layer: int, weights: Tensor, ctx: Context) -> Tensor:
         """Look (stage A) or amplify (stage B)."""
@@ -105,13 +108,14 @@ class GiftIntervention(Intervention):
     def observe_shifts(self, layer: int, weights: Tensor, ctx: Context) -> None:
         """Sum over rows that count: how much more each looks at an image token than the row before (steps 1, 2)."""
         rows = slice(ctx.n_keys - weights.shape[2], ctx.n_keys)
-        last = self.seen("last", layer, weights, ctx)[:, :, None]
-        # Padding may part a sample's prefix from its suffix: carry the last row over it.
-        looks = torch.where(ctx.is_valid[:, None, rows, None], weights * ctx.is_image[:, None, None], last)
+        last, valid = self.seen("last", layer, weights, ctx)[:, :, None], ctx.is_valid[:, rows]
+        # Padding parts a sample's prefix from its suffix: carry the last row over it.
+        looks = torch.where(valid[:, None, :, None], weights * ctx.is_image[:, None, None], last)
         shifts = (looks - torch.cat((last, looks[:, :, :-1]), dim=2)).clamp_min(0)
         shift = (shifts * ctx.state[CONTENT][:, None, rows, None]).sum(2)
         ctx.state[f"gift.shift.{layer}"] = self.seen("shift", layer, weights, ctx) + shift
-        ctx.state[f"gift.last.{layer}"] = looks[:, :, -1]
+        latest = _latest(valid)[:, None, None, None]
+        ctx.state[f"gift.last.{layer}"] = looks.take_along_dim(latest, dim=2)[:, :, 0]
 
     def seen(self, name: str, layer: int, weights: Tensor, ctx: Context) -> Tensor:
         """What stage A has kept of earlier passes, (B, H, K); zero before the first."""
@@ -137,6 +141,11 @@ class GiftIntervention(Intervention):
         asking = top_heads((weights * query).sum(-1), half)[..., None] & query
         enhanced = torch.where(asking, enhanced * ratio, enhanced)
         return enhanced / enhanced.sum(-1, keepdim=True)
+
+
+def _latest(valid: Tensor) -> Tensor:
+    """Index (B,) of the last row that is no padding, from (B, R) bool; 0 where all are."""
+    return (valid * torch.arange(valid.shape[1], device=valid.device)).argmax(1)
 
 
 def saliency_map(scores: Tensor, image: Tensor, alpha: float) -> Tensor:

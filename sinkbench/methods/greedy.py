@@ -6,6 +6,12 @@ from typing import ClassVar
 from sinkbench.methods.base import Intervention, Method, ModelInfo
 
 
+class NoIntervention(Intervention):
+    """The plain model."""
+
+    capturable = True
+
+
 @dataclass(frozen=True)
 class Greedy(Method):
     """Edits nothing. Every comparison is against it."""
@@ -16,4 +22,4 @@ class Greedy(Method):
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Nothing to resolve."""
-        return Intervention()
+        return NoIntervention()

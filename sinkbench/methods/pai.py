@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
@@ -94,6 +93,9 @@ class PaiIntervention(Intervention):
         layers: Amplified layers.
     """
 
+    capturable = True
+    n_groups = 2
+
     def __init__(self, method: Pai, layers: range) -> None:
         self.method = method
         self.layers = layers
@@ -104,9 +106,13 @@ class PaiIntervention(Intervention):
         in_stage = ctx.stage is Stage.DECODE or (ctx.stage is Stage.SUFFIX and self.amplifies_prompt)
         return ctx.last_row if in_stage and ctx.emits and layer in self.layers else None
 
-    def edit_scores(self, layer: int, scores: Tensor, ctx: Context) -> Tensor:
+    def key_groups(self, layer: int, ctx: Context) -> Tensor:
+        """(B, K) codes: 1 for image tokens, 0 for the rest."""
+        return ctx.is_image.long()
+
+    def score_gains(self, layer: int) -> tuple[float, ...]:
         """E ← E + alpha·|E| on image tokens (spec §2 part 1)."""
-        return torch.where(ctx.is_image[:, None, None, :], scores + self.method.alpha * scores.abs(), scores)
+        return 0.0, self.method.alpha
 
     def contrast(self, prompt: "Prompt") -> "Prompt | None":
         """The same prompt without its image tokens."""

@@ -100,6 +100,7 @@ class VarIntervention(Intervention):
         sink_dims: The model's dimensions with massive activations.
     """
 
+    capturable = True
     n_groups = 4
 
     def __init__(self, method: Var, layers: frozenset[int], sink_dims: tuple[int, ...]) -> None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from harness import FAMILIES, adapter, image, request, requests
+from PIL import Image
 
+from sinkbench.adapters.chat import ChatTemplate
 from sinkbench.engine.context import Role
 from sinkbench.errors import SampleError
 from sinkbench.request import ImageRef, Message, Request
@@ -16,7 +18,7 @@ def test_ids_are_the_processors_own(family):
     a = adapter(family)
     for asked in requests():
         text, _ = a._render(asked)
-        pictures = [i.load() for i in asked.images] or None
+        pictures = [[i.load() for i in asked.images]] if asked.images else None
         inputs = a.processor(text=text, images=pictures, return_tensors="pt", add_special_tokens=False)
         assert torch.equal(a.encode(asked).ids, inputs["input_ids"][0])
 
@@ -37,17 +39,7 @@ def test_features_match_the_layout(family):
     for index, (width, height) in enumerate([(28, 28), (60, 30), (30, 60), (97, 31), (31, 97), (50, 50)]):
         inputs = a.preprocess(image(20 + index, width, height))
         (features,) = a.encode_images([inputs])
-        assert len(features) == len(inputs.roles) == len(a.image_layout(image(20 + index, width, height)))
-
-
-def test_llava_next_separators_are_no_image_tokens():
-    a = adapter("llava_next")
-    ref = image(0, 60, 30)
-    features = a.encode_images([a.preprocess(ref)])[0]
-    separators = a.image_layout(ref) == Role.TEMPLATE
-    newline = a.model.model.image_newline
-    assert separators.any()
-    assert torch.equal((features == newline).all(-1), separators)
+        assert len(features.tokens) == len(inputs.roles) == len(a.image_layout(image(20 + index, width, height)))
 
 
 @families
@@ -90,3 +82,57 @@ def test_prefix_is_shared_by_questions_about_one_image_only(family):
     keys = {asked.id: a.encode(asked).prefix_key for asked in requests()}
     assert keys["wide/dog"] == keys["wide/see"] == keys["wide/many"]
     assert len({keys["wide/dog"], keys["tall/dog"], keys["square/one"], keys["two"], keys["text"]}) == 5
+
+
+@families
+def test_features_of_several_images_of_one_prompt_match_the_layout(family):
+    a = adapter(family)
+    images = a.encode(request("r", "<image> is <image> red ?", image(0, 60, 30), image(2, 50, 50))).images
+    inputs = [a.preprocess(ref) for ref in images]
+    for ref, features, one in zip(images, a.encode_images(inputs), inputs, strict=True):
+        assert len(features.tokens) == len(one.roles) == len(a.image_layout(ref))
+
+
+@families
+def test_conversations_of_one_shape_are_rendered_once(family):
+    a = adapter(family)
+    rendered = []
+
+    class Counting:
+        tokenizer = a.tokenizer
+        image_token = a.processor.image_token
+
+        def apply_chat_template(self, messages, **settings):
+            rendered.append(messages)
+            return a.processor.apply_chat_template(messages, **settings)
+
+    chat = ChatTemplate(Counting())
+    for asked in requests() * 2:
+        assert chat.render(asked) == a._render(asked)
+    assert len(rendered) == 3  # One image before the text, two among it, none.
+
+
+def test_a_template_that_drops_a_message_is_refused():
+    a = adapter("llava")
+
+    class Deaf:
+        tokenizer = a.tokenizer
+
+        def apply_chat_template(self, messages, **_):
+            return "ASSISTANT:"
+
+    with pytest.raises(SampleError, match="dropped a message"):
+        ChatTemplate(Deaf()).render(request("r", "what ?"))
+
+
+@families
+def test_a_prompt_reads_the_header_of_its_image_once_at_most(family, monkeypatch, tmp_path):
+    a = adapter(family)
+    path = tmp_path / f"{family}.png"
+    image(3, 60, 30).load().save(path)
+    opened = []
+    whole = Image.open
+    monkeypatch.setattr(Image, "open", lambda *args: opened.append(args) or whole(*args))
+    for text in ("<image> is there a dog ?", "<image> what do you see ?"):
+        a.encode(request("r", text, ImageRef(str(path))))
+    assert len(opened) <= 1

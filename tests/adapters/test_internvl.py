@@ -43,7 +43,7 @@ def test_tiles_of_a_batch_go_back_to_their_images():
     a = adapter("internvl")
     inputs = [a.preprocess(image(9, *size)) for size in [(50, 50), (28, 28), (60, 30)]]
     for together, alone in zip(a.encode_images(inputs), inputs, strict=True):
-        torch.testing.assert_close(together, a.encode_images([alone])[0])
+        torch.testing.assert_close(together.tokens, a.encode_images([alone])[0].tokens)
 
 
 def test_the_layout_needs_the_header_only(tmp_path):
@@ -55,3 +55,11 @@ def test_the_layout_needs_the_header_only(tmp_path):
     assert torch.equal(a.image_layout(ImageRef(str(path))), whole)
     with pytest.raises(SampleError, match=r"none\.png"):
         a.image_layout(ImageRef(str(tmp_path / "none.png")))
+
+
+@pytest.mark.parametrize(("most", "tiles"), [(1, 1), (2, 3), (4, 5)])
+def test_max_tiles(most, tiles, load):
+    a = load("internvl", max_tiles=most)
+    ref = image(7, 50, 50) if most == 4 else image(7, 60, 30)
+    assert len(a.preprocess(ref).tensors["pixel_values"]) == tiles
+    assert len(a.image_layout(ref)) == tiles * a.processor.image_seq_length

@@ -11,7 +11,7 @@ from sinkbench.engine.context import Role
 from sinkbench.errors import SampleError, UsageError
 from sinkbench.request import Message, Request
 
-families = pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+families = pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 
 
 def two_turns() -> Request:
@@ -67,7 +67,11 @@ def test_images_in_one_pass_do_not_see_each_other(family):
     inputs = [a.preprocess(image(30 + i, *size)) for i, size in enumerate([(60, 30), (31, 97), (28, 28)])]
     together = a.encode_images(inputs)
     for features, one in zip(together, inputs, strict=True):
-        torch.testing.assert_close(features, a.encode_images([one])[0])
+        alone = a.encode_images([one])[0]
+        torch.testing.assert_close(features.tokens, alone.tokens)
+        assert (features.deepstack is None) == (alone.deepstack is None) == (family != "qwen3_vl")
+        if alone.deepstack is not None:
+            torch.testing.assert_close(features.deepstack, alone.deepstack)
 
 
 @families
@@ -113,7 +117,7 @@ def test_layers_read_the_config_that_the_engine_switches(family):
     assert a.vision.config is not a.language_model.config
 
 
-@families
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
 def test_refuses_sliding_windows(family):
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -125,3 +129,30 @@ def test_refuses_sliding_windows(family):
     model = AutoModelForImageTextToText.from_config(config)
     with pytest.raises(UsageError, match=r"here: layers \[5\] of its language model attend within a sliding window"):
         QwenVLAdapter(replace(a.preset, name="here"), model, a.processor)
+
+
+@families
+def test_min_and_max_pixels(family, load):
+    ref = image(5, 60, 60)
+    assert load(family, max_pixels=1000).grid_of_size(60, 60) == (2, 2)
+    small = load(family, min_pixels=2000, max_pixels=8000)
+    assert small.grid_of_size(28, 28) == (4, 4)
+    inputs = small.preprocess(ref)
+    assert inputs.tensors["image_grid_thw"].tolist() == [[1, 8, 8]]
+    assert len(small.image_layout(ref)) == len(inputs.roles) == 16
+    with pytest.raises(UsageError, match="min_pixels 9000 is above max_pixels 2940"):
+        load(family, min_pixels=9000)
+
+
+@torch.inference_mode()
+def test_deepstack_features_are_the_inner_layers():
+    a = adapter("qwen3_vl")
+    inputs = [a.preprocess(image(30 + i, *size)) for i, size in enumerate([(60, 30), (31, 97)])]
+    seen = []
+    mergers = a.vision.deepstack_merger_list
+    hooks = [merger.register_forward_hook(lambda _module, _args, output: seen.append(output)) for merger in mergers]
+    features = a.encode_images(inputs)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 2
+    assert torch.equal(torch.cat([one.deepstack for one in features], dim=1), torch.stack(seen))

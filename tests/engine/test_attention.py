@@ -4,9 +4,11 @@ import pytest
 import torch
 from harness import adapter
 
-from sinkbench.engine.attention import edited_rows, fused_attention, seam
+from sinkbench.engine.attention import ExplicitRows, fused_attention, seam
 from sinkbench.engine.context import Context, Role, Stage
+from sinkbench.engine.keys import Grouping, LayerKeys
 from sinkbench.methods.base import Intervention
+from sinkbench.methods.greedy import Greedy
 
 B, H, KV, Q, K, D = 3, 4, 2, 5, 9, 8
 
@@ -41,16 +43,44 @@ def reference(query, key, value, ctx) -> torch.Tensor:
     return out.float()
 
 
+def in_parts(key: torch.Tensor, value: torch.Tensor, prefix: int) -> LayerKeys:
+    """The same keys with the first `prefix` slots as prefixes: samples 0 and 2 share theirs."""
+    if prefix == 0:
+        return LayerKeys(key, value)
+    grouping = Grouping.of([1, 0, 1], 2, torch.device("cpu"))
+    parts = [x[:, :, prefix:] for x in (key, value)], [x[[1, 0], :, :prefix] for x in (key, value)]
+    return LayerKeys(*parts[0], *parts[1], grouping)
+
+
 @pytest.mark.parametrize("queries", [1, Q, K])
 @pytest.mark.parametrize("pads", [(0, 0, 0), (0, 2, 4)])
-def test_fused_and_explicit_rows_equal_the_definition(queries, pads):
+@pytest.mark.parametrize("prefix", [0, 4])
+def test_fused_and_explicit_rows_equal_the_definition(queries, pads, prefix):
+    if queries == K and prefix:
+        pytest.skip("queries of a suffix are no prefix slots")
     ctx, (query, key, value) = context(queries, pads), tensors(queries)
+    for x in (key, value):
+        x[2, :, :prefix] = x[0, :, :prefix]
     expected = reference(query, key, value, ctx)
-    torch.testing.assert_close(fused_attention(query, key, value, ctx, 0.3), expected, atol=1e-5, rtol=1e-5)
+    keys = in_parts(key, value, prefix)
+    torch.testing.assert_close(fused_attention(query, keys, ctx, 0.3), expected, atol=1e-5, rtol=1e-5)
     for rows in (slice(0, queries), slice(queries - 1, queries)):
-        explicit, changed = edited_rows(query[:, :, rows], key, value, rows, 0, ctx, Intervention(), 0.3)
-        assert not changed.any()
-        torch.testing.assert_close(explicit, expected[:, :, rows], atol=1e-5, rtol=1e-5)
+        explicit = ExplicitRows.of(query[:, :, rows], keys, rows, 0, ctx, Intervention(), 0.3)
+        assert not explicit.edits
+        torch.testing.assert_close(keys.mix(explicit.edited), expected[:, :, rows], atol=1e-5, rtol=1e-5)
+
+
+def test_samples_without_a_prefix_take_nothing_from_those_of_others():
+    query, key, value = tensors(1)
+    keys = in_parts(key, value, 4)
+    alone = LayerKeys(keys.own_k[1:2], keys.own_v[1:2])
+    grouping = Grouping.of([1, -1, 0], 2, torch.device("cpu"))
+    keys = LayerKeys(keys.own_k, keys.own_v, keys.prefix_k, keys.prefix_v, grouping)
+    ctx = context(1)
+    ctx.roles[1, :4] = int(Role.PAD)
+    single = Context(Stage.SUFFIX, ctx.roles[1:2, 4:], 1)
+    ours = fused_attention(query, keys, ctx, 0.3)[1:2]
+    torch.testing.assert_close(ours, fused_attention(query[1:2], alone, single, 0.3), atol=1e-6, rtol=1e-6)
 
 
 def test_refuses_to_run_without_a_context():
@@ -78,9 +108,7 @@ class EditsRow(Intervention):
 
 
 def test_only_the_named_rows_heads_and_layers_change():
-    from harness import features, requests
-
-    from sinkbench.engine.stream import Stream
+    from harness import features, open_stream, requests
 
     a = adapter("llava")
     asked = [requests()[0]]
@@ -94,7 +122,7 @@ def test_only_the_named_rows_heads_and_layers_change():
             for layer in a.layers
         ]
         with torch.inference_mode():
-            Stream(a, m, [a.encode(r) for r in asked], features(a, asked), 0).prefill()
+            open_stream(a, m, [a.encode(r) for r in asked], features(a, asked), 0).prefill()
         for hook in hooks:
             hook.remove()
     n = len(a.layers)
@@ -132,7 +160,7 @@ def test_rows_shown_to_a_method_are_causal_and_sum_to_one():
     looks = Looks()
     looks.contexts, looks.checked = [], 0
 
-    class Shown:
+    class Shown(Greedy):
         def bind(self, _):
             return looks
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import ACTIVE, FAMILIES, NEUTRAL, adapter, answers, close, forced_tokens, logits, method, requests
+from harness import ACTIVE, FAMILIES, NEUTRAL, adapter, answers, close, forced_tokens, logits, method, requests, stream
 
 from sinkbench.engine.generate import Engine
 
@@ -15,7 +15,8 @@ edits = pytest.mark.parametrize("name", [name for name in ACTIVE if name != "gre
 def plain_generate(a, request) -> tuple[str, torch.Tensor]:
     """Answer and first-step logits (V,) of transformers' own generate, sdpa, batch 1."""
     text, _ = a._render(request)
-    images = [image.load() for image in request.images] or None
+    # Nested: one list of images for the one text, by which processors tell several images in a prompt.
+    images = [[image.load() for image in request.images]] if request.images else None
     inputs = a.processor(text=text, images=images, return_tensors="pt", add_special_tokens=False)
     out = a.model.generate(
         **inputs,
@@ -99,29 +100,42 @@ def test_dropping_finished_rows_changes_nothing(family, name):
     a, asked, m = adapter(family), requests(), method(name)
     forced = forced_tokens(len(asked), 3)
     kept = torch.tensor([5, 0, 2])
-    bound = m.bind(a.info)
     full = logits(a, m, asked, forced)
+    for static in (False, True):
+        main = stream(a, m, asked, 3, static=static)
+        with torch.inference_mode():
+            main.prefill()
+            main.step(forced[:, 0])
+            main.keep(kept)
+            close(main.step(forced[kept, 1]), full[kept, 2])
 
-    from harness import features
 
-    from sinkbench.engine.stream import Stream
-    from sinkbench.methods.base import Intervention
+@families
+@active
+def test_counting_on_the_device_changes_nothing(family, name):
+    """Decode passes of fixed shapes, as captured on a GPU, see empty slots; none may count."""
+    a, asked, m = adapter(family), requests(), method(name)
+    forced = forced_tokens(len(asked))
+    close(logits(a, m, asked, forced, static=True), logits(a, m, asked, forced))
 
-    prompts = [a.encode(r) for r in asked]
-    with torch.inference_mode():
-        main = Stream(a, bound, prompts, features(a, asked), 3)
-        branches = [b for p in prompts if (b := bound.contrast(p)) is not None]
-        branch = Stream(a, Intervention(), branches, {}, 3) if branches else None
-        main.prefill()
-        main.step(forced[:, 0])
-        main.keep(kept)
-        raw = main.step(forced[kept, 1])
-        if branch:
-            branch.prefill()
-            branch.step(forced[:, 0])
-            branch.keep(kept)
-            main.context.contrast_logits = branch.step(forced[kept, 1])
-        close(bound.edit_logits(raw, main.context), full[kept, 2])
+
+@families
+@active
+def test_prefixes_in_several_passes_equal_one(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
+    forced = forced_tokens(len(asked), 2)
+    close(logits(a, m, asked, forced, pass_tokens=1), logits(a, m, asked, forced))
+
+
+@families
+def test_methods_that_share_a_prefix_answer_as_each_alone(family):
+    a, asked = adapter(family), requests()
+    methods = {name: method(name) for name in ACTIVE}
+    together: dict[str, dict[str, str]] = {name: {} for name in methods}
+    engine = Engine(a, methods)
+    for name, responses in engine.sweep(asked, lambda *_: True):
+        together[name] |= {response.id: response.text for response in responses}
+    assert together == {name: answers(a, m, asked) for name, m in methods.items()}
 
 
 @families
@@ -144,7 +158,7 @@ def test_an_exception_inside_a_pass_restores_the_model(family):
     def explode(*_):
         raise ZeroDivisionError
 
-    engine.method.scale_groups = explode  # type: ignore[method-assign]
+    engine.lanes["var"].method.scale_groups = explode  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         list(engine.answer(asked))
     assert a.language_model.config._attn_implementation == "sdpa"

@@ -43,7 +43,7 @@ def test_values_are_laid_out_like_the_tokens():
     a = adapter("llava")
     prompts = [a.encode(request(text, text)) for text in ("one ?", "how many red cat are there ?", "what ?")]
     spans = [(1, len(prompts[0])), (2, len(prompts[1])), (len(prompts[2]), len(prompts[2]))]
-    segment = Segment.stack(prompts, spans, a.device)
+    segment = Segment.stack(prompts, spans, a.device, flush_right)
     assert segment.padded
     longest = len(prompts[1]) - 2
     for row, (prompt, (start, end)) in enumerate(zip(prompts, spans, strict=True)):

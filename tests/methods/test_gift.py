@@ -5,11 +5,10 @@ from math import exp
 
 import pytest
 import torch
-from harness import adapter, features, image, requests
+from harness import adapter, features, image, open_stream, requests
 from harness import request as ask
 
 from sinkbench.engine.context import Context, Role, Stage
-from sinkbench.engine.stream import Stream
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
 from sinkbench.methods.base import ModelInfo
@@ -125,15 +124,15 @@ def test_one_prefill_equals_two_passes(family):
     a, asked = adapter(family), requests()
     bound = get_method("gift", PARAMS).bind(a.info)
     prompts, seen = [a.encode(r) for r in asked], features(a, asked)
-    ours = Stream(a, bound, prompts, seen, 1)
+    ours = open_stream(a, bound, prompts, seen, 1)
     actual = ours.prefill()
 
-    first = Stream(a, TwoPass(bound, None), prompts, seen, 1)
+    first = open_stream(a, TwoPass(bound, None), prompts, seen, 1)
     first.prefill()
     heads = torch.zeros(len(asked), a.info.n_heads, 1, first.context.n_keys)
     found = saliency_map(bound.shift_score(heads, first.context), first.context.is_image, bound.method.alpha)
     torch.testing.assert_close(ours.context.state[MAP], found, rtol=1e-3, atol=1e-4)
-    second = Stream(a, TwoPass(bound, found), prompts, seen, 1)
+    second = open_stream(a, TwoPass(bound, found), prompts, seen, 1)
     torch.testing.assert_close(actual, second.prefill(), rtol=1e-4, atol=2e-4)
     assert found[: len(asked) - 1].amax(1).tolist() == pytest.approx([exp(5)] * (len(asked) - 1))
 
@@ -144,9 +143,9 @@ def test_only_the_last_row_of_the_prompt_differs_from_greedy():
     caches = []
     for name, params in (("greedy", {}), ("gift", PARAMS)):
         bound = get_method(name, params).bind(a.info)
-        stream = Stream(a, bound, [a.encode(r) for r in asked], features(a, asked), 0)
+        stream = open_stream(a, bound, [a.encode(r) for r in asked], features(a, asked), 0)
         stream.prefill()
-        valid = stream.context.is_valid.clone()
+        valid = stream.context.is_valid[:, stream.n_prefix :].clone()
         caches.append([keys.transpose(1, 2)[valid] for keys in stream.cache.keys.values()])
     last = valid.sum(1).cumsum(0) - 1
     before_last = torch.ones(int(valid.sum()), dtype=torch.bool).index_fill(0, last, False)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 import vectors
+from harness import open_stream
 from torch import Tensor
 from vectors import BareLlama, Vector
 
 from sinkbench.engine.context import Context, Role, Stage
-from sinkbench.engine.stream import Stream
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.gift import CONTENT, MAP, Gift, GiftIntervention, saliency_map
 from sinkbench.methods.pai import Pai, refine_logits
@@ -130,20 +130,24 @@ def run_bound(adapter: BareLlama, bound: Intervention, rows: slice):
     """Greedy decoding of a file's samples: raw logits, edited scores (B, T, V) and tokens (B, T)."""
     vector = adapter.vector
     prompts, steps = adapter.prompts()[rows], vector.params["new_tokens"]
-    logits, scores, tokens = [], [], []
+    logits, scores, tokens, contexts = [], [], [], []
+    edit_logits = bound.edit_logits
+
+    def recorded(raw: torch.Tensor, ctx: Context) -> torch.Tensor:
+        logits.append(raw)
+        contexts.append(ctx)
+        return edit_logits(raw, ctx)
+
+    bound.edit_logits = recorded  # type: ignore[method-assign]
+    branches = [b for prompt in prompts if (b := bound.contrast(prompt)) is not None]
+    for row, branch in zip(range(len(vector["input_ids"]))[rows], branches, strict=False):
+        assert torch.equal(adapter.vocabulary_ids(branch.ids), vectors.image_free_ids(vector, row))
     with torch.inference_mode():
-        stream = Stream(adapter, bound, prompts, adapter.features(), steps)
-        branches = [b for prompt in prompts if (b := bound.contrast(prompt)) is not None]
-        for row, branch in zip(range(len(vector["input_ids"]))[rows], branches, strict=False):
-            assert torch.equal(adapter.vocabulary_ids(branch.ids), vectors.image_free_ids(vector, row))
-        branch = Stream(adapter, Intervention(), branches, {}, steps) if branches else None
+        stream = open_stream(adapter, bound, prompts, adapter.features(), steps)
         for step in range(steps):
-            logits.append(stream.step(tokens[-1]) if step else stream.prefill())
-            if branch:
-                stream.context.contrast_logits = branch.step(tokens[-1]) if step else branch.prefill()
-            scores.append(bound.edit_logits(logits[-1], stream.context))
+            scores.append(stream.step(tokens[-1]) if step else stream.prefill())
             tokens.append(scores[-1].argmax(-1))
-    return torch.stack(logits, 1), torch.stack(scores, 1), torch.stack(tokens, 1), stream.context
+    return torch.stack(logits, 1), torch.stack(scores, 1), torch.stack(tokens, 1), contexts[-1]
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -1,9 +1,11 @@
 """Runs an engine on tiny models and looks at what a user cannot see: logits at every step."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import random_models
@@ -11,8 +13,11 @@ import torch
 from PIL import Image
 
 from sinkbench.adapters import load_adapter, resolve_model
-from sinkbench.adapters.base import Adapter
+from sinkbench.adapters.base import Adapter, ImageFeatures
+from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
+from sinkbench.engine.prefix import prefill_prefixes
+from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention, Method
@@ -99,29 +104,39 @@ def answers(a: Adapter, m: Method, asked: list[Request], **options: object) -> d
     return {response.id: response.text for response in responses}
 
 
-def features(a: Adapter, asked: list[Request]) -> dict[str, torch.Tensor]:
-    images = {i.key: i for r in asked for i in r.images}
+def features(a: Adapter, asked: list[Request]) -> dict[str, ImageFeatures]:
+    images = {i.key: i for r in asked for i in a.encode(r).images}
     if not images:
         return {}
     return dict(zip(images, a.encode_images([a.preprocess(i) for i in images.values()]), strict=True))
 
 
 @torch.inference_mode()
-def logits(a: Adapter, m: Method, asked: list[Request], forced: torch.Tensor, share: bool = True) -> torch.Tensor:
+def open_stream(
+    a: Any,
+    bound: Intervention,
+    prompts: Sequence[Prompt],
+    encoded: Mapping[str, ImageFeatures],
+    room: int,
+    static: bool = False,
+    **options: Any,
+) -> Stream:
+    """A batch that is ready for its prefill; `options` go to `prefill_prefixes`."""
+    prefixes = prefill_prefixes(a, {"m": bound}, prompts, encoded, **options)
+    return Stream(a, bound, "m", prompts, prefixes, room, static)
+
+
+def stream(a: Adapter, m: Method, asked: list[Request], room: int, **options: Any) -> Stream:
+    """The same from requests."""
+    prompts, edits = [a.encode(r) for r in asked], bool(m.edits & Stage.PREFIX)
+    return open_stream(a, m.bind(a.info), prompts, features(a, asked), room, edits=edits, **options)
+
+
+@torch.inference_mode()
+def logits(a: Adapter, m: Method, asked: list[Request], forced: torch.Tensor, **options: Any) -> torch.Tensor:
     """(B, 1 + T, V) edited logits after the prompt and after each of T forced tokens (B, T)."""
-    bound = m.bind(a.info)
-    prompts = [a.encode(r) for r in asked]
-    room = forced.shape[1]
-    main = Stream(a, bound, prompts, features(a, asked), room, share)
-    contrast = [branch for prompt in prompts if (branch := bound.contrast(prompt)) is not None]
-    branch = Stream(a, Intervention(), contrast, {}, room, share) if contrast else None
-    steps = []
-    for step in range(room + 1):
-        raw = main.step(forced[:, step - 1]) if step else main.prefill()
-        if branch:
-            main.context.contrast_logits = branch.step(forced[:, step - 1]) if step else branch.prefill()
-        steps.append(bound.edit_logits(raw, main.context))
-    return torch.stack(steps, dim=1)
+    main = stream(a, m, asked, forced.shape[1], **options)
+    return torch.stack([main.prefill(), *(main.step(tokens) for tokens in forced.T)], dim=1)
 
 
 def forced_tokens(n: int, steps: int = 4) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Tiny random models of the real classes, small enough to build in every test process."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -20,6 +21,11 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -32,6 +38,12 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+    SiglipVisionConfig,
 )
 
 WORDS = (
@@ -81,8 +93,11 @@ def _vision() -> CLIPVisionConfig:
     )
 
 
-def _text(vocabulary: int, kv_heads: int, kind: type[PreTrainedConfig] = LlamaConfig) -> PreTrainedConfig:
+def _text(
+    vocabulary: int, kv_heads: int, kind: type[PreTrainedConfig] = LlamaConfig, **settings: int
+) -> PreTrainedConfig:
     return kind(
+        **settings,
         vocab_size=vocabulary,
         hidden_size=HIDDEN,
         intermediate_size=96,
@@ -149,8 +164,48 @@ def save_llava_next(folder: Path, seed: int = 0) -> Path:
     return _save(folder, model, processor)
 
 
-def save_internvl(folder: Path, seed: int = 0) -> Path:
-    """A random InternVL on Qwen2 in `folder`, at most four tiles and a thumbnail an image."""
+def save_llava_onevision(folder: Path, seed: int = 0) -> Path:
+    """A random LLaVA-OneVision in `folder`; features of more than two tiles are interpolated."""
+    tok = tokenizer(image_token="<image>", video_token="<video>")
+    pinpoints = [[rows * SIDE, columns * SIDE] for rows in (1, 2) for columns in (1, 2, 3)]
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=_text(len(tok), 2, Qwen2Config),
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+        video_token_index=tok.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    torch.manual_seed(seed)
+    model = LlavaOnevisionForConditionalGeneration(config)
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pinpoints),
+        tok,
+        LlavaOnevisionVideoProcessor(),
+        num_image_tokens=(SIDE // PATCH) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=TEMPLATE,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    return _save(folder, model, processor)
+
+
+def save_internvl3_5(folder: Path, seed: int = 0) -> Path:
+    """A random InternVL3.5 in `folder`: InternVL on Qwen3, which normalises queries and keys."""
+    return save_internvl(folder, seed, Qwen3Config, head_dim=16)
+
+
+def save_internvl(folder: Path, seed: int = 0, text: type[PreTrainedConfig] = Qwen2Config, **settings: int) -> Path:
+    """A random InternVL in `folder`, at most four tiles and a thumbnail an image; `settings` are the text model's."""
     tok = tokenizer(
         start_image_token="<img>",
         end_image_token="</img>",
@@ -168,7 +223,7 @@ def save_internvl(folder: Path, seed: int = 0) -> Path:
     tokens_per_tile = (SIDE // PATCH // 2) ** 2
     config = InternVLConfig(
         vision_config=vision,
-        text_config=_text(len(tok), 2, Qwen2Config),
+        text_config=_text(len(tok), 2, text, **settings),
         image_token_id=tok.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=tokens_per_tile,
         tie_word_embeddings=False,
@@ -209,13 +264,33 @@ def save_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
     return _save(folder, model, _qwen_processor(Qwen2_5_VLProcessor, tok))
 
 
+def save_qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """A random Qwen3-VL in `folder`; features of two inner vision layers enter the first two language layers."""
+    tok = tokenizer(**QWEN_MEDIA)
+    vision = _qwen_vision() | {
+        "depth": 3,
+        "hidden_size": 32,
+        "out_hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    config = _qwen_text(tok, head_dim=16)
+    rope = {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    config["text_config"]["rope_parameters"] |= rope
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config, vision_config=vision))
+    return _save(folder, model, _qwen_processor(Qwen3VLProcessor, tok, Qwen3VLVideoProcessor))
+
+
 def _qwen_vision() -> dict[str, int]:
     return {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, "initializer_range": 0.3}
 
 
-def _qwen_text(tok: PreTrainedTokenizerFast) -> dict[str, object]:
+def _qwen_text(tok: PreTrainedTokenizerFast, **settings: int) -> dict[str, Any]:
     """The text model (rotary frequencies: 2 of time, 3 of rows, 3 of columns) and the special tokens' ids."""
     text = {
+        **settings,
         "vocab_size": len(tok),
         "hidden_size": HIDDEN,
         "intermediate_size": 96,
@@ -233,12 +308,12 @@ def _qwen_text(tok: PreTrainedTokenizerFast) -> dict[str, object]:
     return {"text_config": text, **ids}
 
 
-def _qwen_processor(cls, tok: PreTrainedTokenizerFast):
+def _qwen_processor(cls, tok: PreTrainedTokenizerFast, videos=Qwen2VLVideoProcessor):
     """Its limits enlarge the smallest of the tests' images and shrink the largest."""
     size = {"shortest_edge": 1000, "longest_edge": 2940}
     images = Qwen2VLImageProcessor(size=size, patch_size=PATCH)
     template = TEMPLATE.replace("<image> ", "<|vision_start|><|image_pad|><|vision_end|>")
-    return cls(images, tok, Qwen2VLVideoProcessor(patch_size=PATCH), chat_template=template)
+    return cls(images, tok, videos(patch_size=PATCH), chat_template=template)
 
 
 def _save(folder: Path, model, processor) -> Path:
@@ -251,8 +326,11 @@ def _save(folder: Path, model, processor) -> Path:
 
 BUILDERS = {
     "internvl": save_internvl,
+    "internvl3_5": save_internvl3_5,
     "llava": save_llava,
     "llava_next": save_llava_next,
+    "llava_onevision": save_llava_onevision,
     "qwen2_5_vl": save_qwen2_5_vl,
     "qwen2_vl": save_qwen2_vl,
+    "qwen3_vl": save_qwen3_vl,
 }

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sinkbench.adapters.base import ImageFeatures
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt
 from sinkbench.methods.base import ModelInfo
@@ -85,7 +86,7 @@ class BareLlama:
         self.device = torch.device("cpu")
         self.vector = vector
 
-    def forward(self, embeds: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor, cache: Any, deepstack: None = None) -> Tensor:
         return self.language_model(
             inputs_embeds=embeds, position_ids=positions[0], past_key_values=cache, use_cache=True
         ).last_hidden_state
@@ -109,10 +110,10 @@ class BareLlama:
             prompts.append(Prompt(request, ids, row_roles, torch.arange(len(ids))[None], (ref,), self.image_token))
         return prompts
 
-    def features(self) -> dict[str, Tensor]:
+    def features(self) -> dict[str, ImageFeatures]:
         v = self.vector
         masks = v["image_mask"].bool()
-        return {f"embeds-{row}": v["inputs_embeds"][row][masks[row]] for row in range(len(masks))}
+        return {f"embeds-{row}": ImageFeatures(v["inputs_embeds"][row][masks[row]]) for row in range(len(masks))}
 
     def vocabulary_ids(self, ids: Tensor) -> Tensor:
         """Ids as the file has them, for ids of `prompts`."""

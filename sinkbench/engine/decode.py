@@ -1,0 +1,153 @@
+"""The decode loop: choose tokens, end answers, drop finished samples, replay the pass where that is safe."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sinkbench.adapters.base import Adapter
+from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.stream import Stream
+from sinkbench.request import Generation, Request, Response
+
+_COMPACT_BELOW = 0.5
+"""Finished samples are dropped from the cache once fewer than this share of its rows is alive."""
+
+_STOP_TAIL = 32
+"""Tokens at an answer's end in which a stop string is looked for after each step."""
+
+_CAPTURE_AFTER = 3
+"""Passes of a batch that run uncaptured first: short answers never pay for a capture."""
+
+_CAPTURE_FOR = 12
+"""Passes that must be left at most for a capture, which costs about two, to pay."""
+
+
+class Decoder:
+    """The decode loop of one batch.
+
+    Args:
+        adapter: Decodes tokens.
+        stream: The batch.
+        prompts: Its B prompts, with equal generation settings.
+        seed: Added to each request's own seed when sampling.
+        capture: Whether decode passes may be captured as CUDA graphs.
+    """
+
+    def __init__(
+        self, adapter: Adapter, stream: Stream, prompts: Sequence[Prompt], seed: int = 0, capture: bool = False
+    ) -> None:
+        self.adapter = adapter
+        self.stream = stream
+        self.prompts = prompts
+        self.settings: Generation = prompts[0].request.generation
+        self.steps = 0
+        self.generators = [_generator(prompt.request, seed, adapter.device) for prompt in prompts]
+        self.eos = set(adapter.eos)
+        self.capture = capture
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._since_change = 0
+
+    def run(self, scores: Tensor) -> list[Response]:
+        """Generate until every sample has finished.
+
+        Args:
+            scores: (B, V) scores of the first token, from `Stream.prefill`.
+        """
+        alive = set(range(len(self.prompts)))
+        rows = list(range(len(self.prompts)))  # Which sample each row of the cache belongs to.
+        answers: list[list[int]] = [[] for _ in self.prompts]
+        finish: list[Literal["stop", "length"]] = ["length" for _ in self.prompts]
+        while True:
+            chosen = self._choose(scores, rows)
+            for row, token in enumerate(chosen.tolist()):
+                sample = rows[row]
+                if sample not in alive:
+                    continue
+                answers[sample].append(token)
+                if self._ends(token, answers[sample]):
+                    finish[sample] = "stop"
+                    alive.remove(sample)
+                elif len(answers[sample]) == self.settings.max_new_tokens:
+                    alive.remove(sample)
+            if not alive:
+                break
+            if len(alive) <= _COMPACT_BELOW * len(rows):
+                kept = torch.tensor([row for row, sample in enumerate(rows) if sample in alive], device=chosen.device)
+                rows = [sample for sample in rows if sample in alive]
+                chosen = chosen[kept]
+                self.stream.keep(kept)
+                self._graph, self._since_change = None, 0
+            scores = self._step(chosen)
+        return [self._response(i, answers[i], finish[i]) for i in range(len(self.prompts))]
+
+    def _step(self, tokens: Tensor) -> Tensor:
+        """One decode pass; replayed once it has been captured."""
+        stream = self.stream
+        stream.begin_step(tokens)
+        left = self.settings.max_new_tokens - self.steps
+        # After a change of rows one pass warms up: it builds what may not be built under capture.
+        warm = self.steps >= _CAPTURE_AFTER and self._since_change > 0
+        if self.capture and self._graph is None and warm and left >= _CAPTURE_FOR:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._logits = stream.run_step()
+        if self._graph is not None:
+            self._graph.replay()
+            logits = self._logits
+        else:
+            logits = stream.run_step()
+        self.steps += 1
+        self._since_change += 1
+        return stream.end_step(logits)
+
+    def _choose(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        """The next token (R,) of each row."""
+        if not self.settings.do_sample:
+            return scores.argmax(-1)
+        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+        ids = torch.empty(len(rows), 0, dtype=torch.int64, device=scores.device)
+        scores = TemperatureLogitsWarper(self.settings.temperature)(ids, scores)
+        if self.settings.top_p < 1:
+            scores = TopPLogitsWarper(self.settings.top_p)(ids, scores)
+        probabilities = scores.softmax(-1)
+        draws = [
+            torch.multinomial(probabilities[row], 1, generator=self.generators[sample])
+            for row, sample in enumerate(rows)
+        ]
+        return torch.cat(draws)
+
+    def _ends(self, token: int, answer: list[int]) -> bool:
+        if token in self.eos and not self.settings.ignore_eos:
+            return True
+        if not self.settings.stop:
+            return False
+        tail = self.adapter.decode(answer[-_STOP_TAIL:])
+        return any(stop in tail for stop in self.settings.stop)
+
+    def _response(self, sample: int, tokens: list[int], finish: Literal["stop", "length"]) -> Response:
+        prompt = self.prompts[sample]
+        text = self.adapter.decode(tokens)
+        for stop in self.settings.stop:
+            text = text.partition(stop)[0]
+        visual_tokens = prompt.visual_tokens
+        return Response(
+            id=prompt.request.id,
+            text=text.strip(),
+            prompt_tokens=len(prompt),
+            new_tokens=len(tokens),
+            visual_tokens=visual_tokens,
+            visual_tokens_kept=visual_tokens,
+            finish=finish,
+        )
+
+
+def _generator(request: Request, seed: int, device: torch.device) -> torch.Generator | None:
+    """A sample's own random numbers, whatever batch it is in."""
+    if not request.generation.do_sample:
+        return None
+    digest = hashlib.sha256(f"{seed}/{request.generation.seed}/{request.id}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,136 @@
+"""The part of prompts that several questions have in common, prefilled once for all of them and for all methods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sinkbench.adapters.base import Adapter, ImageFeatures
+from sinkbench.engine.attention import Pass, attached
+from sinkbench.engine.cache import SlotCache
+from sinkbench.engine.context import Context, Stage, State
+from sinkbench.engine.prompt import Prompt, Segment, flush_left
+from sinkbench.methods.base import Intervention
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """Prefilled prefixes: everything up to a prompt's last image token.
+
+    Attributes:
+        cache: Keys and values of G prefixes in P slots; None where no prompt has an image.
+        roles: (G, P) uint8, PAD behind the shorter ones.
+        states: What each method kept of its observations, (G, …).
+        group_of: Prefix of each prompt, by the prompt's `id()`; -1 for none.
+    """
+
+    cache: SlotCache | None
+    roles: Tensor
+    states: Mapping[str, State]
+    group_of: Mapping[int, int]
+
+    def groups(self, prompts: Sequence[Prompt]) -> list[int]:
+        """The prefix of each prompt, -1 for none."""
+        return [self.group_of.get(id(prompt), -1) for prompt in prompts]
+
+    def roles_of(self, groups: Sequence[int]) -> Tensor:
+        """(B, P) uint8 roles of the prefix slots of samples that continue `groups`."""
+        index = torch.tensor(groups, device=self.roles.device)
+        return _rows(self.roles, index)
+
+    def state_of(self, method: str, groups: Sequence[int]) -> State:
+        """A method's state for samples that continue `groups`; zero where there is no prefix."""
+        index = torch.tensor(groups, device=self.roles.device)
+        return State({name: _rows(values, index) for name, values in self.states[method].items()})
+
+
+def prefill_prefixes(
+    adapter: Adapter,
+    methods: Mapping[str, Intervention],
+    prompts: Sequence[Prompt],
+    features: Mapping[str, ImageFeatures],
+    *,
+    edits: bool = False,
+    share: bool = True,
+    pass_tokens: int = 1 << 30,
+) -> Prefixes:
+    """Run each distinct prefix of the prompts once.
+
+    Args:
+        adapter: The model.
+        methods: Bound methods by name; each may look.
+        prompts: Prompts of a batch.
+        features: Encoded images by `ImageRef.key`.
+        edits: Whether what the (only) method returns is used.
+        share: Run equal prefixes once; otherwise each prompt's own.
+        pass_tokens: Most tokens in one pass.
+    """
+    marks = {name: [method.token_marks(prompt) for prompt in prompts] for name, method in methods.items()}
+    distinct: dict[object, int] = {}
+    owners: list[int] = []
+    group_of: dict[int, int] = {}
+    for number, prompt in enumerate(prompts):
+        length = prompt.prefix_length
+        if length == 0:
+            continue
+        own_marks = [
+            values[:length].numpy().tobytes() for by_prompt in marks.values() for values in by_prompt[number].values()
+        ]
+        key = (prompt.prefix_key, *own_marks) if share else number
+        if key not in distinct:
+            distinct[key] = len(owners)
+            owners.append(number)
+        group_of[id(prompt)] = distinct[key]
+    device = adapter.device
+    if not owners:
+        nothing = torch.zeros(1, 0, dtype=torch.uint8, device=device)
+        return Prefixes(None, nothing, {name: State() for name in methods}, group_of)
+
+    longest = max(prompts[number].prefix_length for number in owners)
+    cache = SlotCache(len(owners), longest)
+    roles = torch.zeros(len(owners), longest, dtype=torch.uint8, device=device)
+    states: dict[str, list[State]] = {name: [] for name in methods}
+    step = max(1, pass_tokens // longest)
+    for start in range(0, len(owners), step):
+        chunk = owners[start : start + step]
+        spans = [(0, prompts[number].prefix_length) for number in chunk]
+        segment = Segment.stack([prompts[number] for number in chunk], spans, device, flush=flush_left, length=longest)
+        rows = slice(start, start + len(chunk))
+        roles[rows] = segment.roles
+        acting = []
+        for name, method in methods.items():
+            laid_out = {
+                mark: flush_left([marks[name][number][mark] for number in chunk], spans, device, longest)
+                for mark in marks[name][chunk[0]]
+            }
+            states[name].append(State(laid_out))
+            acting.append((method, _context(segment, states[name][-1])))
+        cache.start_rows(rows)
+        embeds, deepstack = _embed(adapter, [prompts[number] for number in chunk], segment.ids, features)
+        with attached(adapter.language_model, adapter.layers, Pass(tuple(acting), cache, edits=edits)):
+            adapter.forward(embeds, segment.positions, cache, deepstack)
+    return Prefixes(cache, roles, {name: State.cat(parts) for name, parts in states.items()}, group_of)
+
+
+def _context(segment: Segment, state: State) -> Context:
+    n = segment.ids.shape[1]
+    return Context(Stage.PREFIX, segment.roles, n, state=state, padded=segment.padded, emits=False)
+
+
+def _embed(
+    adapter: Adapter, prompts: Sequence[Prompt], ids: Tensor, features: Mapping[str, ImageFeatures]
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Token embeddings (B, P, d) with the images' features in their places, and the features for deeper layers."""
+    places = ids == adapter.image_token
+    embeds: Tensor = adapter.embed(ids.masked_fill(places, 0))
+    images = [features[image.key] for prompt in prompts for image in prompt.images]
+    embeds[places] = torch.cat([image.tokens for image in images]).to(embeds.dtype)
+    deeper = [image.deepstack for image in images if image.deepstack is not None]
+    return embeds, (places, torch.cat(deeper, dim=1)) if deeper else None
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of values (G, …) by index (B,); zero where the index is negative."""
+    chosen = values.index_select(0, index.clamp_min(0))
+    return chosen.masked_fill(index.view(-1, *[1] * (chosen.ndim - 1)) < 0, 0)
