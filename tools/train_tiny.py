@@ -85,30 +85,36 @@ def command_line(options: argparse.Namespace, recipe: "Recipe") -> str:
 
 def train(options: argparse.Namespace, recipe: "Recipe", device: "torch.device") -> None:
     import torch
-    from tiny.llava import PackedForward, build_model, parameter_counts, save_model
+    from tiny.families import family_of
     from tiny.loop import Trainer
+    from tiny.model import save_model
+    from tiny.packed import parameter_counts
     from tiny.progress import Progress
-    from tiny.text import build_processor, build_tokenizer
+    from tiny.text import build_tokenizer
 
     from sinkbench.scenes.dialogue import vocabulary
 
     torch.set_float32_matmul_precision("high")
-    tokenizer = build_tokenizer(vocabulary())
-    processor = build_processor(tokenizer, recipe.vision["image_size"], recipe.vision["patch_size"])
-    model = build_model(recipe, tokenizer).to(device)
-    forward = PackedForward(model, processor).to(device)
+    family = family_of(recipe)
+    tokenizer = build_tokenizer(vocabulary(), family.chat)
+    processor = family.build_processor(tokenizer, recipe)
+    model = family.build_model(recipe, tokenizer)
+    forward = family.forward(model, processor, family.chat).to(device)
     trainer = Trainer(recipe, forward, tokenizer, options.out, options.workers)
     if trainer.checkpoint.exists():
         trainer.resume()
     if device.type == "cuda" and not options.no_compile:
         forward.compile_layers()
-    print(f"{recipe.name}: {parameter_counts(model)['total'] / 1e6:.2f} M parameters on {device}", file=sys.stderr)
+    parameters = parameter_counts(forward)
+    print(f"{recipe.name}: {parameters['total'] / 1e6:.2f} M parameters on {device}", file=sys.stderr)
     with Progress(recipe.name) as progress:
         trainer.run(progress)
     save_model(model, processor, options.out)
     summary = {
         "recipe": recipe.to_json(),
-        "parameters": parameter_counts(model),
+        "class": type(model).__name__,
+        "parameters": parameters,
+        "image_tokens": forward.image_stop - forward.image_start,
         "vocabulary": tokenizer.get_vocab_size(),
         "steps": trainer.state.step,
         "images": trainer.state.step * recipe.optimisation.batch_size,

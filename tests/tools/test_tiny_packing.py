@@ -1,13 +1,23 @@
-"""The packed training forward against the model's own forward on separate questions."""
+"""The packed training forward against the model's own forward on separate questions, for every family."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny.data import TrainingSteps, batches
-from tiny.llava import PackedForward, build_model
+from tiny.families import family_of
+from tiny.internvl import InternVLForward
+from tiny.llava import CHAT
 from tiny.packing import IGNORED, TurnEncoder, attention_bias
 from tiny.recipe import load_recipe
-from tiny.text import IMAGE, PROMPT_PREFIX
+from tiny.text import build_tokenizer
 
+from sinkbench.errors import UsageError
+from sinkbench.scenes.render import Renderer
+from sinkbench.scenes.scene import sample_scene
+
+TOLERANCE = {"llava": 1e-4, "qwen": 1e-4, "internvl": 5e-3}
+"""On logits and features; InternVL's thumbnails differ from the processor's by one level in a few pixels."""
 DIALOGUES = [
     [
         ("Is there a dog in the image?", "no"),
@@ -19,32 +29,70 @@ DIALOGUES = [
 
 
 @pytest.fixture(scope="module")
-def forward(micro, processor, tokenizer):
-    model = build_model(load_recipe(micro), tokenizer).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.ndim > 1 else 1)
-    return PackedForward(model, processor)
+def images():
+    return Renderer(torch.device("cpu")).render([sample_scene("val", 3, index) for index in range(2)])
 
 
 @torch.no_grad()
-def test_packed_logits_equal_separate_forwards(forward, processor, tokenizer):
-    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    turns = TurnEncoder(tokenizer).pack(DIALOGUES, 64)
+def test_packed_logits_equal_separate_forwards(forward, images):
+    turns = TurnEncoder(forward.words, forward.family.chat).pack(DIALOGUES, 96)
     packed = forward(images, turns)
-    prefix = processor.tokenizer(PROMPT_PREFIX.replace(IMAGE, IMAGE * 196)).input_ids
-    pixels = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
     for image, dialogue in enumerate(DIALOGUES):
-        for number in range(1, len(dialogue) + 1):
+        # The longest answer goes first; the others keep their order.
+        ordered = sorted(dialogue, key=lambda turn: turn != DIALOGUES[0][1])
+        for number, (question, answer) in enumerate(ordered, start=1):
+            user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+            text = forward.processor.apply_chat_template([user], add_generation_prompt=True)
+            text += answer + forward.family.chat.eos
+            inputs = forward.processor(images=[images[image]], text=[text], return_tensors="pt")
             here = turns.turn[image] == number
-            ids = torch.tensor([prefix + turns.ids[image, here].tolist()])
-            alone = forward.model(input_ids=ids, pixel_values=pixels[image : image + 1]).logits[0, len(prefix) :]
-            torch.testing.assert_close(packed[image, here], alone, atol=2e-5, rtol=1e-4)
-            assert alone.std() > 0.1
+            assert torch.equal(inputs["input_ids"][0, -here.sum() :], turns.ids[image, here])
+            alone = forward.model(**inputs).logits[0, -here.sum() :]
+            torch.testing.assert_close(packed[image, here], alone, atol=TOLERANCE[forward.name], rtol=0)
+            assert alone.std() > 100 * TOLERANCE[forward.name]
+
+
+@torch.no_grad()
+def test_image_features_equal_the_models_own(forward, images):
+    inputs = forward.processor(images=list(images), text=[forward.family.chat.prefix] * 2, return_tensors="pt")
+    vision = {key: inputs[key] for key in ("pixel_values", "image_grid_thw") if key in inputs}
+    own = forward.model.model.get_image_features(**vision, return_dict=True).pooler_output
+    own = torch.cat(list(own))
+    found = forward.image_features(images)
+    assert found.shape[1] == forward.image_stop - forward.image_start
+    torch.testing.assert_close(found, own.reshape(found.shape), atol=TOLERANCE[forward.name], rtol=0)
+    assert own.std() > 20 * TOLERANCE[forward.name]
+
+
+@torch.no_grad()
+def test_tiles_are_the_processors(forward, images):
+    if not isinstance(forward, InternVLForward):
+        pytest.skip("the family cuts no tiles")
+    own = forward.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+    found = forward.tiles(images).flatten(0, 1)
+    levels = (found - own).abs() * forward.std * 255
+    assert levels.max() < 1.01
+    assert levels.mean() < 0.01
+
+
+def test_grid_that_does_not_tile_a_scene_is_a_usage_error(micro_of, tmp_path):
+    recipe = load_recipe(micro_of)
+    if recipe.family == "llava":
+        pytest.skip("the family cuts nothing")
+    broken = {key: 96 if value == 112 else value for key, value in recipe.vision.items()}
+    family = family_of(recipe)
+    with pytest.raises(UsageError, match="96"):
+        family.build_model(replace(recipe, vision=broken), build_tokenizer([], family.chat))
+
+
+def test_unknown_family_is_a_usage_error(micro):
+    with pytest.raises(UsageError, match="qwem") as caught:
+        family_of(replace(load_recipe(micro), family="qwem"))
+    assert "qwen" in caught.value.hint
 
 
 def test_loss_falls_on_answers_and_end_of_sequence_alone(tokenizer):
-    turns = TurnEncoder(tokenizer).pack(DIALOGUES, 64)
+    turns = TurnEncoder(tokenizer, CHAT).pack(DIALOGUES, 64)
     answered = turns.targets[0][turns.targets[0] != IGNORED]
     # The longest answer goes first; the others keep their order.
     text = tokenizer.decode(answered.tolist(), skip_special_tokens=False)
@@ -55,7 +103,7 @@ def test_loss_falls_on_answers_and_end_of_sequence_alone(tokenizer):
 
 
 def test_turn_that_does_not_fit_is_left_out_and_the_next_may_fit(tokenizer):
-    encoder = TurnEncoder(tokenizer)
+    encoder = TurnEncoder(tokenizer, CHAT)
     sizes = [len(encoder.question(q)) + len(encoder.answer(a)) for q, a in DIALOGUES[0]]
     turns = encoder.pack(DIALOGUES[:1], sizes[1] + sizes[2])
     assert sizes[0] > sizes[2]

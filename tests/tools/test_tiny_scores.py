@@ -76,7 +76,7 @@ def test_sink_report_finds_a_planted_outlier(model, processor):
     assert summary["dimensions"][0] == 5
     assert summary["image_max"] == pytest.approx(50, abs=2)
     assert report[0]["image_phi_max"] == pytest.approx(32**0.5, rel=0.02)
-    assert 0 < report[1]["bos_mass"] < report[1]["image_mass"] < 1
+    assert 0 < report[1]["first_mass"] < report[1]["image_mass"] < 1
     assert model.config._attn_implementation == "sdpa"
 
 

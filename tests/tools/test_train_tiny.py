@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 import train_tiny
+from PIL import Image
 from tiny import loop
-from tiny.llava import PackedForward, build_model
+from tiny.llava import CHAT, LlavaForward, build_model
 from tiny.loop import Trainer, learning_rate
 from tiny.progress import Progress
 from tiny.recipe import Budget, Optimisation, load_recipe
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.errors import SinkbenchError
+from sinkbench.request import ImageRef, Message, Request
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +54,27 @@ def test_evaluation_and_card(trained):
     assert [entry["layer"] for entry in result["sinks"]] == [0, 1, 2]
     card = (trained / "README.md").read_text("utf-8")
     assert "196 image tokens" in card
+    assert "sizes [12.0, 29.0] (evaluation: [11.0, 29.0]), sign 0.5 (evaluation: 0.6)" in card
     assert "--steps 100 --out micro" in card
     assert str(trained) not in card
+
+
+def test_every_family_trains_evaluates_and_loads(micro_of, tmp_path):
+    folder = tmp_path / "model"
+    options = ["--config", str(micro_of), "--out", str(folder), "--device", "cpu", "--steps", "2", "--workers", "0"]
+    assert train_tiny.main([*options, "--no-compile"]) == 0
+    adapter = load_adapter(resolve_model(str(folder)), device="cpu")
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"of the class `{type(adapter.model).__name__}` with" in card
+    Image.new("RGB", (224, 224), "red").save(tmp_path / "red.png")
+    question = Message("user", "<image>Is there a dog in the image?")
+    prompt = adapter.encode(Request("1", (question,), (ImageRef(str(tmp_path / "red.png")),)))
+    tokens = int((prompt.ids == adapter.image_token).sum())
+    assert f"{tokens} image tokens" in card
+    assert adapter.eos == (adapter.tokenizer.eos_token_id,)
+    result = json.loads((folder / "eval.json").read_text("utf-8"))
+    assert [entry["layer"] for entry in result["sinks"]] == [0, 1, 2]
+    assert 0 < result["sinks"][1]["image_mass"] < 1
 
 
 def test_finished_run_is_not_overwritten_but_can_be_evaluated_again(trained, micro, capsys):
@@ -69,7 +91,7 @@ def test_finished_run_is_not_overwritten_but_can_be_evaluated_again(trained, mic
 def make_trainer(micro, processor, tokenizer, folder, steps):
     recipe = replace(load_recipe(micro), budget=Budget(steps=steps))
     folder.mkdir(exist_ok=True)
-    return Trainer(recipe, PackedForward(build_model(recipe, tokenizer), processor), tokenizer, folder, workers=0)
+    return Trainer(recipe, LlavaForward(build_model(recipe, tokenizer), processor, CHAT), tokenizer, folder, workers=0)
 
 
 def weights_of(trainer):

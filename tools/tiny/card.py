@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ pipeline_tag: image-text-to-text
 ---
 # {name}
 
-A `LlavaForConditionalGeneration` of {total} parameters ({vision} ViT, {projector} projector, {language} language
-model), trained from scratch on Scenes, the rendered data set of sinkbench. {tokens} image tokens. It exists so that
-every path of the harness can be run, tested and measured offline in seconds; it knows {vocabulary} words and no
-photographs.
+A model of the class `{kind}` with {total} parameters ({vision} ViT, {projector} projector,
+{language} language model), trained from scratch on Scenes, the rendered data set of sinkbench. {tokens} image tokens.
+It exists so that every path of the harness can be run, tested and measured offline in seconds; it knows {vocabulary}
+words and no photographs.
 
 ## Data
 Scenes of the split "train", seed {seed}, drawn while training; {images} images, each seen once, with questions on
@@ -51,9 +52,10 @@ the most frequent right answer would score.
 ## Sinks
 Largest magnitude of image tokens against the median magnitude of all: **{image_max} against {median}** (hidden state
 {layer}, dimensions {dimensions}). Hidden state 0 is the embedding, the last one is after the final norm. phi is
-max |x| / RMS(x) of an image token; masses are attention from the last prompt token, mean over heads and images.
+max |x| / RMS(x) of an image token; masses are attention from the last prompt token, mean over heads and images; "first"
+is the first token of the prompt.
 
-| state | median | image max | text max | BOS max | phi max | dimensions | BOS mass | image mass | top token mass |
+| state | median | image max | text max | first max | phi max | dimensions | first mass | image mass | top token mass |
 |---|---|---|---|---|---|---|---|---|---|
 {sinks}
 
@@ -92,14 +94,16 @@ def _training_facts(training: Mapping[str, Any]) -> dict[str, Any]:
     recipe = training["recipe"]
     scene = recipe["data"]["scene"]
     absent = scene.get("absent_mention", DEFAULT.absent_mention)
-    changed = [f"{key} {value} (evaluation: {list(getattr(DEFAULT, key))})" for key, value in scene.items()]
+    evaluated = json.loads(json.dumps(asdict(DEFAULT)))
+    changed = [f"{key} {value} (evaluation: {evaluated[key]})" for key, value in scene.items()]
     return {
         "name": recipe["name"],
         "categories": len(CATEGORIES),
         "kinds": len(KINDS),
         **{part: f"{count / 1e6:.2f} M" for part, count in training["parameters"].items()},
         **{key: training[key] for key in ("vocabulary", "steps", "images", "minutes", "device", "command")},
-        "tokens": (recipe["vision"]["image_size"] // recipe["vision"]["patch_size"]) ** 2,
+        "kind": training["class"],
+        "tokens": training["image_tokens"],
         "seed": recipe["data"]["seed"],
         "absent": f"{absent:.0%}",
         "difference": ", ".join(changed) or "nothing",
@@ -122,9 +126,9 @@ def _score_rows(scores: Mapping[str, float]) -> list[str]:
 
 
 def _sink_row(entry: Mapping[str, Any]) -> str:
-    values = [entry[key] for key in ("layer", "median", "image_max", "text_max", "bos_max", "image_phi_max")]
+    values = [entry[key] for key in ("layer", "median", "image_max", "text_max", "first_max", "image_phi_max")]
     values.append(", ".join(entry["image_dimensions"]))
-    values += [entry.get(key, "") for key in ("bos_mass", "image_mass", "top_image_token_mass")]
+    values += [entry.get(key, "") for key in ("first_mass", "image_mass", "top_image_token_mass")]
     return f"| {' | '.join(map(str, values))} |"
 
 

@@ -17,6 +17,7 @@ from sinkbench.scenes.dialogue import training_turns
 from sinkbench.scenes.pack import PackedScenes, pack
 from sinkbench.scenes.render import Renderer
 from sinkbench.scenes.scene import SceneConfig, sample_scene, scene_rng
+from tiny.families import family_of
 from tiny.packing import TurnEncoder, Turns
 from tiny.recipe import Recipe, build_section
 
@@ -51,7 +52,7 @@ class TrainingSteps(Dataset[HostBatch]):
     """Item s is the batch of training step s.
 
     Args:
-        recipe: Batch size, seed, difficulty and tokens an image.
+        recipe: Family, batch size, seed, difficulty and tokens an image.
         tokenizer: The word-level `tokenizers.Tokenizer`.
     """
 
@@ -59,7 +60,7 @@ class TrainingSteps(Dataset[HostBatch]):
         self._data = recipe.data
         self._batch_size = recipe.optimisation.batch_size
         self._config = scene_config(recipe)
-        self._encoder = TurnEncoder(tokenizer)
+        self._encoder = TurnEncoder(tokenizer, family_of(recipe).chat)
 
     def __getitem__(self, step: int) -> HostBatch:
         scenes, dialogues = [], []

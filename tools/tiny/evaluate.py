@@ -38,11 +38,11 @@ def evaluate(folder: Path, recipe: Recipe, device: torch.device) -> dict[str, An
     Returns:
         `scores` by group, `sinks` a hidden state each, `sink_summary`, `captions` (the first few, with the truth).
     """
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     settings = recipe.evaluation
     dtype = "auto" if device.type == "cuda" else torch.float32
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval()
     processor = AutoProcessor.from_pretrained(folder)
     scenes = held_out_scenes(settings.seed, settings.scenes, DEFAULT)
     renderer, step = Renderer(device), 64

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sinkbench.errors import SinkbenchError, UsageError
 from tiny.data import Batch, batches
-from tiny.llava import PackedForward
+from tiny.packed import PackedForward
 from tiny.packing import IGNORED
 from tiny.progress import Progress
 from tiny.recipe import Optimisation, Recipe

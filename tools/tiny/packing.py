@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiny.text import EOS
+from tiny.text import Chat
 
 IGNORED = -100
 """The target of positions without loss (`torch.nn.functional.cross_entropy`'s default)."""
@@ -47,10 +47,12 @@ class TurnEncoder:
 
     Args:
         tokenizer: The word-level `tokenizers.Tokenizer`.
+        chat: The conversation form.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, chat: Chat) -> None:
         self._tokenizer = tokenizer
+        self._chat = chat
         self._cache: dict[str, list[int]] = {}
 
     def _ids(self, text: str) -> list[int]:
@@ -63,11 +65,11 @@ class TurnEncoder:
 
     def question(self, question: str) -> list[int]:
         """Token ids of a question with the markup up to the answer."""
-        return self._ids(f"{question} ASSISTANT:")
+        return self._ids(question + self._chat.ask)
 
     def answer(self, answer: str) -> list[int]:
         """Token ids of an answer, end of sequence included."""
-        return self._ids(answer + EOS)
+        return self._ids(answer + self._chat.eos)
 
     def pack(self, dialogues: Sequence[Sequence[tuple[str, str]]], length: int) -> Turns:
         """Pack the turns of every image; a turn that does not fit any more is left out.

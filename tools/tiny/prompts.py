@@ -12,7 +12,7 @@ def encode_prompts(model: Any, processor: Any, images: Tensor, questions: Sequen
 
     Args:
         model: Decides device and dtype.
-        processor: Its `LlavaProcessor`.
+        processor: Its processor.
         images: (B, 3, H, W) uint8.
         questions: B questions.
     """
@@ -32,7 +32,7 @@ def answer(
     """Greedy answers.
 
     Args:
-        model: A `LlavaForConditionalGeneration`.
+        model: The model.
         processor: Its processor.
         images: (N, 3, H, W) uint8.
         asked: (index of the image, question) pairs.

@@ -84,9 +84,11 @@ class Recipe:
     Attributes:
         name: Name of the model.
         seed: Seed of the initial weights.
-        vision: Keyword arguments of `CLIPVisionConfig`.
-        text: Keyword arguments of `LlamaConfig`; the vocabulary comes from Scenes.
-        vision_feature_layer: Index of the ViT hidden state that the projector reads; -1 leaves no layer unused.
+        vision: Keyword arguments of the family's vision configuration.
+        text: Keyword arguments of the family's text configuration; the vocabulary comes from Scenes.
+        family: Name in `tiny.families.FAMILIES`.
+        vision_feature_layer: Of family llava: index of the ViT hidden state that the projector reads; -1 leaves no
+            layer unused.
         optimisation: The optimiser.
         data: The training stream.
         budget: When training ends.
@@ -96,6 +98,7 @@ class Recipe:
     name: str
     vision: dict[str, Any]
     text: dict[str, Any]
+    family: str = "llava"
     seed: int = 0
     vision_feature_layer: int = -1
     optimisation: Optimisation = field(default_factory=Optimisation)

@@ -17,7 +17,7 @@ def sink_report(model: Any, processor: Any, images: Tensor, question: str) -> li
     """Activations and attention of every hidden state of the language model.
 
     Args:
-        model: A `LlavaForConditionalGeneration`; its attention implementation is restored afterwards.
+        model: The model; its attention implementation is restored afterwards.
         processor: Its processor.
         images: (B, 3, H, W) uint8.
         question: Asked about every image; attention is that of the last prompt token.
@@ -43,7 +43,7 @@ def sink_report(model: Any, processor: Any, images: Tensor, question: str) -> li
 
 
 def _activations(hidden: Tensor, is_image: Tensor) -> dict[str, Any]:
-    """Magnitudes of (B, K, D) hidden states; `is_image` (K,) marks image tokens, position 0 is BOS."""
+    """Magnitudes of (B, K, D) hidden states; `is_image` (K,) marks image tokens, position 0 is the first token."""
     magnitude = hidden.abs()
     image, text = magnitude[:, is_image], magnitude[:, ~is_image][:, 1:]
     phi = image.amax(-1) / image.square().mean(-1).sqrt()
@@ -53,7 +53,7 @@ def _activations(hidden: Tensor, is_image: Tensor) -> dict[str, Any]:
         "median": round(magnitude.median().item(), 4),
         "image_max": round(image.max().item(), 3),
         "text_max": round(text.max().item(), 3),
-        "bos_max": round(magnitude[:, 0].max().item(), 3),
+        "first_max": round(magnitude[:, 0].max().item(), 3),
         "image_phi_max": round(phi.max().item(), 3),
         "image_phi_median": round(phi.median().item(), 3),
         "image_dimensions": {str(d): round(by_dimension[d].item(), 3) for d in dimensions},
@@ -65,7 +65,7 @@ def _masses(weights: Tensor, is_image: Tensor) -> dict[str, float]:
     """Attention of the last prompt token, mean over images and heads; `weights` is (B, H, K)."""
     image = weights[:, :, is_image].mean(1)
     return {
-        "bos_mass": round(weights[:, :, 0].mean().item(), 4),
+        "first_mass": round(weights[:, :, 0].mean().item(), 4),
         "image_mass": round(image.sum(-1).mean().item(), 4),
         "top_image_token_mass": round(image.amax(-1).mean().item(), 4),
     }

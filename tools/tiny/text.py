@@ -1,64 +1,101 @@
-"""Tokenizer, chat template and processor of the tiny models: one token a word, LLaVA-1.5's conversation form."""
+"""Tokenizer and conversation form of the tiny models: one token a word, markup as the model's family writes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sinkbench.errors import UsageError
 
-PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-SPECIAL = (PAD, BOS, EOS, UNKNOWN, IMAGE)
-MARKUP = ("USER", "ASSISTANT", ":", "\n")
+UNKNOWN = "<unk>"
 NO_SPACE_BEFORE = (".", ",", "?", "!", ":")
 
 WORD_PATTERN = r"\n|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]"
 """A token: a line break, or what `sinkbench.scenes.language.words` takes for one. Spaces are dropped."""
 
-CHAT_TEMPLATE = """
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{{- (message['content'] if message['content'] is string else message['content'][0]['text']) + ' ' -}}
-{%- else -%}
-{{- message['role'] | upper + ': ' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor -%}
-{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
-{%- endif -%}
-{{- ' ' if message['role'] == 'user' else '</s>' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
-"""
-"""LLaVA-1.5's form, `USER: <image>\\nquestion ASSISTANT: answer</s>`; BOS comes from the tokenizer."""
 
-PROMPT_PREFIX = f"USER: {IMAGE}\n"
-"""What stands before the first question; shared by all questions on an image."""
+@dataclass(frozen=True)
+class Chat:
+    """How a family writes a conversation about an image.
+
+    Attributes:
+        special: Special tokens, in the order of their ids.
+        markup: Words that the template adds.
+        pad: Padding.
+        bos: Put in front of every text; None puts nothing.
+        eos: Ends an answer.
+        media: Special tokens that the family's processor asks its tokenizer for, by attribute name.
+        image: Stands for an image in a prompt.
+        prefix: What stands before the first question, with one `image`; shared by all questions on an image.
+        ask: What stands between a question and its answer.
+        template: The chat template; it writes `prefix` and `ask` where training has them.
+    """
+
+    special: tuple[str, ...]
+    markup: tuple[str, ...]
+    pad: str
+    bos: str | None
+    eos: str
+    media: Mapping[str, str]
+    image: str
+    prefix: str
+    ask: str
+    template: str
+
+    def special_ids(self, tokenizer: Any) -> dict[str, int | None]:
+        """The entries of a model configuration that name special tokens."""
+        names = {"pad_token_id": self.pad, "bos_token_id": self.bos, "eos_token_id": self.eos}
+        return {key: None if token is None else tokenizer.token_to_id(token) for key, token in names.items()}
 
 
-def build_tokenizer(words: Iterable[str]) -> Any:
+def chatml(media: Mapping[str, str], image: str, prefix: str, markup: tuple[str, ...], template: str) -> Chat:
+    """The form of Qwen2's language models, which both Qwen-VL and InternVL use.
+
+    Args:
+        media: The family's special tokens by attribute name.
+        image: The one of them that stands for an image.
+        prefix: What stands before the first question.
+        markup: Words in the prefix beside the names of the roles.
+        template: The chat template.
+    """
+    return Chat(
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", UNKNOWN, *media.values()),
+        markup=("system", "user", "assistant", "\n", *markup),
+        pad="<|endoftext|>",
+        bos=None,
+        eos="<|im_end|>",
+        media=media,
+        image=image,
+        prefix=prefix,
+        ask="<|im_end|>\n<|im_start|>assistant\n",
+        template=template,
+    )
+
+
+def build_tokenizer(words: Iterable[str], chat: Chat) -> Any:
     """A word-level `tokenizers.Tokenizer`.
 
-    Encoding keeps character offsets and puts BOS in front; decoding joins words with single spaces, none before
-    punctuation. What is not in the vocabulary becomes `<unk>`.
+    Encoding keeps character offsets and puts the form's BOS in front; decoding joins words with single spaces, none
+    before punctuation. What is not in the vocabulary becomes `<unk>`.
 
     Args:
         words: The vocabulary; each entry must be one token by `WORD_PATTERN`. Special tokens and markup are added.
+        chat: The conversation form.
 
     Raises:
         UsageError: An entry would be split.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys((*SPECIAL, *MARKUP, *words)))}
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys((*chat.special, *chat.markup, *words)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True)
-    split = [word for word in vocabulary if word not in SPECIAL and _pieces(tokenizer, word) != [word]]
+    split = [word for word in vocabulary if word not in chat.special and _pieces(tokenizer, word) != [word]]
     if split:
         raise UsageError(f"vocabulary entries are not single words: {split}", "Give their parts to vocabulary().")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, vocabulary[BOS])]
-    )
+    if chat.bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{chat.bos} $A", pair=f"{chat.bos} $A $B", special_tokens=[(chat.bos, vocabulary[chat.bos])]
+        )
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##", cleanup=False),
@@ -68,7 +105,7 @@ def build_tokenizer(words: Iterable[str]) -> Any:
             decoders.Replace(" \n ", "\n"),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in chat.special])
     return tokenizer
 
 
@@ -77,34 +114,18 @@ def _pieces(tokenizer: Any, word: str) -> list[str]:
     return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(word)]
 
 
-def build_processor(tokenizer: Any, image_size: int, patch_size: int) -> Any:
-    """The `LlavaProcessor` around a word-level tokenizer; it scales any image to a square without cropping.
+def wrap_tokenizer(tokenizer: Any, chat: Chat) -> Any:
+    """The `PreTrainedTokenizerFast` around a word-level tokenizer, for the processor to ship."""
+    from transformers import PreTrainedTokenizerFast
 
-    Args:
-        tokenizer: What `build_tokenizer` made.
-        image_size: Side of the model's input in pixels.
-        patch_size: Side of a ViT patch in pixels.
-    """
-    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
-
-    wrapped = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
+        pad_token=chat.pad,
+        bos_token=chat.bos,
+        eos_token=chat.eos,
         unk_token=UNKNOWN,
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=1024,
-        extra_special_tokens={"image_token": IMAGE},
-    )
-    square = {"height": image_size, "width": image_size}
-    images = CLIPImageProcessor(size=square, crop_size=square, do_center_crop=False)
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=wrapped,
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE.strip(),
+        extra_special_tokens=dict(chat.media),
     )
