@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sinkbench import __version__
-from sinkbench.cli import doctor, evaluate, inspect, leaderboard, listing, scenes
+from sinkbench.cli import bench, doctor, evaluate, inspect, leaderboard, listing, scenes
 
 app = typer.Typer(
     name="sinkbench",
@@ -22,6 +22,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(listing.app, name="list")
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(inspect.app, name="inspect")
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(scenes.app, name="scenes")
 

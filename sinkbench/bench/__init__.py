@@ -1,0 +1,1 @@
+"""Speed: what answers cost under each method, on any model, against plain transformers in the same process."""

@@ -1,0 +1,110 @@
+"""What a benchmark is asked to measure. No torch here: names are checked before anything heavy is loaded."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from sinkbench.adapters.presets import resolve_model
+from sinkbench.bench.shapes import resolve_shape
+from sinkbench.bench.workloads import BatchSize
+from sinkbench.errors import UsageError, unknown_name
+from sinkbench.methods import method_names
+
+WORKLOADS = ("pope", "caption", "mixed")
+
+ATTENTION_ONLY = "pai-attention"
+"""PAI without its image-free branch, which costs a second pass whatever the engine does."""
+
+
+def variant_names() -> list[str]:
+    """What --method takes, compositions with "+" apart."""
+    return sorted([*method_names(), ATTENTION_ONLY])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and how thoroughly.
+
+    Attributes:
+        model: Shape, preset or folder.
+        weights: "random", or "real" for the published ones.
+        methods: Some of `variant_names`, or `a+b`; greedy comes before them, because all are compared with it.
+        workloads: Some of `WORKLOADS`.
+        batch_size: Most samples in a batch where questions share images, or "auto".
+        caption_batches: Batch sizes of the caption workload, each with as many images.
+        images: Images of "pope" and "mixed".
+        questions: Questions about each image.
+        new_tokens: Length of captions.
+        repeats: Most repeats of a measurement.
+        row_seconds: See `Effort.seconds`.
+        baseline: Measure plain transformers too.
+        baseline_batches: Its batch sizes for "pope"; those for captions are ours.
+        baseline_tokens: Length of its captions: its rate only falls as they grow.
+        growth: Measure how time grows with questions, image tokens and new tokens.
+        end_to_end: Images of the end-to-end measurement; 0 leaves it out.
+        flips: Questions of each kind that are answered in two batch sizes; 0 leaves it out.
+        device: "auto", "cpu", "cuda", ….
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        seed: Of weights and images.
+    """
+
+    model: str
+    weights: Literal["random", "real"] = "random"
+    methods: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = WORKLOADS
+    batch_size: BatchSize = "auto"
+    caption_batches: tuple[int, ...] = (128, 1)
+    images: int = 64
+    questions: int = 18
+    new_tokens: int = 512
+    repeats: int = 3
+    row_seconds: float = 10.0
+    baseline: bool = True
+    baseline_batches: tuple[int, ...] = (8, 32, 64)
+    baseline_tokens: int = 64
+    growth: bool = False
+    end_to_end: int = 0
+    flips: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+
+    def quick(self) -> Self:
+        """The same at sizes that a CPU manages: to see that everything works, not how fast it is."""
+        return replace(
+            self,
+            caption_batches=(4, 1),
+            images=4,
+            questions=3,
+            new_tokens=8,
+            repeats=2,
+            row_seconds=2.0,
+            baseline_batches=(2,),
+            baseline_tokens=8,
+            end_to_end=min(self.end_to_end, 8),
+            flips=min(self.flips, 4),
+        )
+
+    def check(self) -> None:
+        """See that names and settings fit together, before anything heavy is loaded.
+
+        Raises:
+            UsageError: They do not.
+        """
+        if self.weights == "real":
+            resolve_model(self.model)
+        else:
+            resolve_shape(self.model)
+        for name in self.workloads:
+            if name not in WORKLOADS:
+                raise unknown_name("workload", name, WORKLOADS)
+        for method in self.methods:
+            for part in method.split("+"):
+                if part not in variant_names():
+                    raise unknown_name("method", part, variant_names())
+        if self.weights not in ("random", "real"):
+            raise UsageError(f"--weights {self.weights}: no such weights", "Give random or real.")
+        if self.flips and self.weights == "random":
+            raise UsageError(
+                "--flips compares answers, and those of random weights mean nothing",
+                "Add --weights real, for example with --model tiny-llava.",
+            )

@@ -1,0 +1,162 @@
+"""A benchmark's record as tables, for the console and in Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts.
+
+    Attributes:
+        title: What it shows.
+        columns: Heads; the first `names` of them are left-aligned.
+        rows: Cells.
+        names: How many columns hold names.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+
+    def rich(self) -> "Table":
+        """For a rich console."""
+        from rich.box import SIMPLE_HEAD
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title=escape(self.title), title_justify="left", box=SIMPLE_HEAD)
+        for index, column in enumerate(self.columns):
+            table.add_column(escape(column), justify="left" if index < self.names else "right")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def markdown(self) -> str:
+        """For a file."""
+        rule = ["---" if index < self.names else "---:" for index in range(len(self.columns))]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)]
+        return "\n".join([f"### {self.title}", "", *lines, ""])
+
+
+def grids(record: Mapping[str, Any]) -> list[Grid]:
+    """The tables of a record; those without rows are left out."""
+    model = record["model"]
+    subject = f"{model['name']}, {model['weights']} weights, {model['dtype']}, {record['device']}"
+    rows = [row for row in record["rows"] if row["workload"] != "growth"]
+    growth = [row for row in record["rows"] if row["workload"] == "growth"]
+    found = [
+        Grid(f"Speed: {subject}", _SPEED, [_speed(row) for row in (*rows, *record["baselines"])], 2),
+        Grid(f"Growth: {subject}", _GROWTH, [_growth(row) for row in growth]),
+        Grid(f"From files to answers: {subject}", _END_TO_END, [_end_to_end(e) for e in record["end_to_end"]]),
+        Grid(f"Answers that change with the batch: {subject}", _FLIPS, list(_flips(record["flips"])), 2),
+        Grid(f"Against plain transformers: {subject}", _PLAIN, [_plain(entry) for entry in record["against_plain"]], 2),
+        Grid(f"Targets: {subject}", _TARGETS, [_target(entry) for entry in record["targets"]]),
+    ]
+    return [grid for grid in found if grid.rows]
+
+
+_SPEED = (
+    "workload",
+    "method",
+    "batch",
+    "answers/s",
+    "× greedy",
+    "tokens/s",
+    "× greedy",
+    "prefill ms",
+    "GiB",
+    "× greedy",
+)
+_GROWTH = ("method", "image tokens", "questions an image", "new tokens", "answers", "s", "ms an answer", "× greedy")
+_END_TO_END = ("method", "images", "answers", "answers/s", "device alone", "ratio")
+_FLIPS = ("method", "file", "questions", "flipped", "rate")
+_PLAIN = ("workload", "attention", "greedy", "batch", "plain", "its batch", "times faster")
+_TARGETS = ("target", "wanted", "measured", "met")
+
+
+def _speed(row: Row) -> list[str]:
+    ratios = row.get("ratio_to_greedy") or {}
+    names = [row["workload"], row["method"], str(row["batch"])]
+    if row["error"]:
+        return [*names, row["error"], *[""] * 6]
+    peak = row["peak_bytes"]
+    return [
+        *names,
+        _number(row["answers_per_s"]),
+        _ratio(ratios.get("answers_per_s")),
+        _number(row["tokens_per_s"]),
+        _ratio(ratios.get("tokens_per_s")),
+        _number(row["prefill_ms"]),
+        _number(peak / _GIB) if peak else "",
+        _ratio(ratios.get("peak_bytes")),
+    ]
+
+
+def _growth(row: Row) -> list[str]:
+    parameters = row["parameters"]
+    cells = [row["method"], str(round(row["image_tokens"])), str(parameters["questions_per_image"])]
+    cells += [str(parameters["new_tokens"]), str(row["answers"])]
+    if row["error"]:
+        return [*cells, row["error"], "", ""]
+    seconds = row["seconds"]["median"]
+    ratio = _ratio(row["ratio_to_greedy"]["answers_per_s"])
+    return [*cells, _number(seconds), _number(1e3 * seconds / row["answers"]), ratio]
+
+
+def _end_to_end(entry: Row) -> list[str]:
+    counts = [entry["method"], str(entry["images"]), str(entry["answers"])]
+    return [*counts, _number(entry["end_to_end_per_s"]), _number(entry["device_per_s"]), _ratio(entry["ratio"])]
+
+
+def _flips(entries: Iterable[Row]) -> Iterable[list[str]]:
+    for entry in entries:
+        for name, count in (("all", entry), *entry["by_file"].items()):
+            yield [
+                entry["method"],
+                name,
+                str(count["questions"]),
+                str(count["flipped"]),
+                f"{100 * count['rate']:.2f} %",
+            ]
+
+
+def _plain(entry: Row) -> list[str]:
+    ours, plain = (f"{_number(entry[key])} {_unit(entry['metric'])}" for key in ("ours", "plain"))
+    names = [entry["workload"], entry["attention"]]
+    return [*names, ours, str(entry["batch"]), plain, str(entry["plain_batch"]), _ratio(entry["ratio"])]
+
+
+def _target(entry: Row) -> list[str]:
+    least, most = entry["at_least"], entry["at_most"]
+    wanted = f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+    measured = entry["measured"]
+    return [entry["name"], wanted, "–" if measured is None else _precise(measured), "yes" if entry["met"] else "no"]
+
+
+def _unit(metric: str) -> str:
+    return metric.replace("_per_", "/")
+
+
+def _number(value: float | None) -> str:
+    """Three digits or more, for rates and times of any size."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _precise(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

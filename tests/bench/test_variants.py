@@ -1,0 +1,25 @@
+"""Methods as they are measured must act: a method that does nothing is as fast as greedy."""
+
+import pytest
+from harness import forced_tokens, logits
+
+from sinkbench.bench.settings import variant_names
+from sinkbench.bench.variants import made_up_parameters, variant
+from sinkbench.bench.workloads import pope
+
+
+@pytest.mark.parametrize("name", [name for name in variant_names() if name != "greedy"])
+def test_every_method_changes_the_logits_of_random_weights(tiny, images, name):
+    made_up, requests = made_up_parameters(tiny, images[:4]), pope(images[:2], 2).requests
+    plain, edited = (
+        logits(tiny, variant(each, tiny.info, made_up), requests, forced_tokens(len(requests), 2))
+        for each in ("greedy", name)
+    )
+    assert (plain[:, -1] != edited[:, -1]).any(-1).all()
+
+
+def test_pai_can_be_measured_without_its_second_branch(tiny):
+    assert variant("pai", tiny.info, {}).contrasts
+    assert not variant("pai-attention", tiny.info, {}).contrasts
+    both = variant("var+pai-attention", tiny.info, {"var": {"tau": 2.0, "sink_dims": [1]}}).params()
+    assert (both["pai.gamma"], both["var.tau"]) == (1.0, 2.0)
