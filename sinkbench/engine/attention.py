@@ -23,6 +23,7 @@ from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context
 from sinkbench.engine.grouped import GroupedDecode, grouped_suffix, has_kernels, plain_suffix
 from sinkbench.engine.keys import LayerKeys
+from sinkbench.engine.rope import steady
 
 if TYPE_CHECKING:
     from sinkbench.methods.base import Intervention
@@ -43,12 +44,14 @@ class Pass:
         cache: Keys and values.
         edits: Whether what a method returns is used; otherwise it only looks.
         decode: Prepared key groups of the decode passes, where kernels run these.
+        longest: No position of the pass reaches it.
     """
 
     acting: "tuple[tuple[Intervention, Context], ...]"
     cache: SlotCache
     edits: bool = True
     decode: GroupedDecode | None = None
+    longest: int = 1 << 62
 
     @property
     def context(self) -> Context:
@@ -270,6 +273,7 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
                 stack.callback(hook.remove)
         token = _active.set(active)
         stack.callback(_active.reset, token)
+        stack.enter_context(steady(language_model, active.longest))
         config._attn_implementation = NAME
         stack.callback(setattr, config, "_attn_implementation", before)
         yield

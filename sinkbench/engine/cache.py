@@ -55,7 +55,7 @@ class SlotCache(Cache):
         if layer_idx not in self.keys:
             # Zeros, because a slot's weight is 0 before it is filled, and 0 times garbage can be NaN.
             for store, states in ((self.keys, key_states), (self.values, value_states)):
-                _, h, _, d = states.shape
+                h, d = states.shape[1], states.shape[3]
                 store[layer_idx] = states.new_zeros(self.samples, h, self.capacity, d)
             self.lengths[layer_idx] = 0
         keys, values = self.keys[layer_idx], self.values[layer_idx]

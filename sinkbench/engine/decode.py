@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
+from sinkbench.engine.graph import CapturedPass
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
 from sinkbench.request import Generation, Request, Response
@@ -47,7 +48,7 @@ class Decoder:
         self.generators = [_generator(prompt.request, seed, adapter.device) for prompt in prompts]
         self.eos = set(adapter.eos)
         self.capture = capture
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured: CapturedPass | None = None
         self._since_change = 0
 
     def run(self, scores: Tensor) -> list[Response]:
@@ -79,7 +80,7 @@ class Decoder:
                 rows = [sample for sample in rows if sample in alive]
                 chosen = chosen[kept]
                 self.stream.keep(kept)
-                self._graph, self._since_change = None, 0
+                self._captured, self._since_change = None, 0
             scores = self._step(chosen)
         return [self._response(i, answers[i], finish[i]) for i in range(len(self.prompts))]
 
@@ -90,15 +91,9 @@ class Decoder:
         left = self.settings.max_new_tokens - self.steps
         # After a change of rows one pass warms up: it builds what may not be built under capture.
         warm = self.steps >= _CAPTURE_AFTER and self._since_change > 0
-        if self.capture and self._graph is None and warm and left >= _CAPTURE_FOR:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._logits = stream.run_step()
-        if self._graph is not None:
-            self._graph.replay()
-            logits = self._logits
-        else:
-            logits = stream.run_step()
+        if self.capture and self._captured is None and warm and left >= _CAPTURE_FOR:
+            self._captured = CapturedPass(stream.run_step, type(stream.method).__name__)
+        logits = stream.run_step() if self._captured is None else self._captured.replay()
         self.steps += 1
         self._since_change += 1
         return stream.end_step(logits)

@@ -223,7 +223,7 @@ class Engine:
         t = lane.timings
         t.suffix_s += self._since(start)
         start = time.perf_counter()
-        decoder = Decoder(self.adapter, stream, prompts, self.seed, self.graphs and lane.method.capturable)
+        decoder = Decoder(self.adapter, stream, prompts, self.seed, self.graphs and stream.capturable)
         responses = decoder.run(scores)
         t.decode_s += self._since(start)
         t.answers += len(responses)

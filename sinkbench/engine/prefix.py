@@ -108,7 +108,9 @@ def prefill_prefixes(
             acting.append((method, _context(segment, states[name][-1])))
         cache.start_rows(rows)
         embeds, deepstack = _embed(adapter, [prompts[number] for number in chunk], segment.ids, features)
-        with attached(adapter.language_model, adapter.layers, Pass(tuple(acting), cache, edits=edits)):
+        longest_position = max(prompts[number].next_position for number in chunk)
+        active = Pass(tuple(acting), cache, edits=edits, longest=longest_position)
+        with attached(adapter.language_model, adapter.layers, active):
             adapter.forward(embeds, segment.positions, cache, deepstack)
     return Prefixes(cache, roles, {name: State.cat(parts) for name, parts in states.items()}, group_of)
 

@@ -70,7 +70,7 @@ class Prompt:
         """Image tokens, separators excluded."""
         return int((self.roles == Role.IMAGE).sum())
 
-    @property
+    @cached_property
     def next_position(self) -> int:
         """The position of the first generated token."""
         return int(self.positions.max()) + 1

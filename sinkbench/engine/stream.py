@@ -14,6 +14,7 @@ from sinkbench.engine.context import Context, Role, Stage, State
 from sinkbench.engine.grouped import GroupedDecode
 from sinkbench.engine.prefix import Prefixes
 from sinkbench.engine.prompt import Prompt, Segment, flush_right
+from sinkbench.engine.rope import is_steady
 from sinkbench.methods.base import Intervention
 
 
@@ -63,7 +64,9 @@ class Stream:
         self.suffix = Segment.stack(self.prompts, spans, device, flush_right)
         self.marks = self._lay_out_marks(spans)
         self.state: State = prefixes.state_of(name, groups) if prefixes.cache is not None else State()
-        self.next_positions = torch.tensor([p.next_position for p in self.prompts], device=device)
+        next_positions = [p.next_position for p in self.prompts]
+        self.next_positions = torch.tensor(next_positions, device=device)
+        self.longest = max(next_positions) + max_new_tokens
         self.untouched = torch.arange(len(self.prompts), device=device) >= self.n if branch else None
         capacity = self.suffix.ids.shape[1] + max_new_tokens
         self.cache = SlotCache(len(self.prompts), capacity, prefixes.cache, groups)
@@ -101,6 +104,11 @@ class Stream:
         if len(set(self.branch_of)) < len(self.branch_of):
             logits = self._fork_branch(logits)
         return self._scores(logits)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether decode passes may be captured and replayed."""
+        return self.static and self.method.capturable and is_steady(self.adapter.language_model, self.longest)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token (B,) int64 to each sample; returns the edited next-token scores (B, V) float32."""
@@ -210,6 +218,6 @@ class Stream:
     def _forward(self, embeds: Tensor, positions: Tensor) -> Tensor:
         adapter = self.adapter
         kernels = self.decode if embeds.is_cuda else None
-        active = Pass(((self.method, self.context),), self.cache, decode=kernels)
+        active = Pass(((self.method, self.context),), self.cache, decode=kernels, longest=self.longest)
         with attached(adapter.language_model, adapter.layers, active):
             return adapter.forward(embeds, positions, self.cache)
