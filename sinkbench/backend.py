@@ -1,6 +1,6 @@
 """What the runner needs of the rest of the house, in one place, each part imported when it is first used."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,13 +27,21 @@ class Task(Protocol):
 
 
 class Engine(Protocol):
-    """Answers requests (sinkbench.engine.Engine)."""
+    """Answers requests under one method or several (sinkbench.engine.Engine)."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
-        """Finished batches, in any order."""
+        """Finished batches of the one method, in any order."""
 
-    def stats(self) -> dict[str, Any]:
-        """Efficiency numbers of everything answered so far."""
+    def sweep(
+        self, requests: Iterable[Request], wanted: Callable[[str, Request], bool]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """Finished batches with their method's name, in any order; `wanted` says which method answers a request.
+
+        Requests are read as needed, in another thread.
+        """
+
+    def stats(self, name: str | None = None) -> dict[str, Any]:
+        """Efficiency numbers of everything answered so far under a method."""
 
 
 class Backend(Protocol):
@@ -57,8 +65,15 @@ class Backend(Protocol):
     def adapter(self, preset: "ModelPreset", device: str, dtype: str) -> Any:
         """Load the weights; what comes back has a `device` and a `dtype`."""
 
-    def engine(self, adapter: Any, method: "Method", batch_size: int | Literal["auto"], seed: int) -> Engine:
-        """An engine for a loaded model."""
+    def engine(
+        self,
+        adapter: Any,
+        methods: "Mapping[str, Method]",
+        batch_size: int | Literal["auto"],
+        seed: int,
+        share_prefix: bool,
+    ) -> Engine:
+        """An engine for a loaded model and methods by any name."""
 
 
 class LmEvalTask:
@@ -149,8 +164,15 @@ class LocalBackend:
 
         return load_adapter(preset, device, dtype)
 
-    def engine(self, adapter: Any, method: "Method", batch_size: int | Literal["auto"], seed: int) -> Engine:
+    def engine(
+        self,
+        adapter: Any,
+        methods: "Mapping[str, Method]",
+        batch_size: int | Literal["auto"],
+        seed: int,
+        share_prefix: bool,
+    ) -> Engine:
         """See `Backend`."""
         from sinkbench.engine import Engine as LocalEngine
 
-        return LocalEngine(adapter, method, batch_size, seed)
+        return LocalEngine(adapter, methods, batch_size, seed, share_prefix)

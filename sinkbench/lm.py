@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import model_registry
@@ -46,6 +46,7 @@ class SinkbenchLM(LM):
         batch_size: Samples a batch, or "auto".
         max_batch_size: Not used; lm-eval passes it to every model.
         seed: Seeds sampling.
+        share_prefix: Prefill what questions about one image have in common once; False is slower, for checking.
         engine: Answers the requests; by default the engine of `model` and `method`.
         params: The method's parameters as "method.param".
 
@@ -64,13 +65,14 @@ class SinkbenchLM(LM):
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
         seed: int = 0,
+        share_prefix: bool = True,
         engine: "Engine | None" = None,
         **params: Any,
     ) -> None:
         super().__init__()
         self._info = {"model": model, "method": method, "method_params": params}
         self._images = TemporaryDirectory(prefix="sinkbench-")
-        self._engine = engine or _load(model, method, params, device or "auto", dtype, batch_size, seed)
+        self._engine = engine or _load(model, method, params, device or "auto", dtype, batch_size, seed, share_prefix)
 
     def generate_until(self, requests: "Sequence[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Answer lm-eval's instances.
@@ -134,7 +136,14 @@ class SinkbenchLM(LM):
 
 
 def _load(
-    model: str, method: str, params: Mapping[str, Any], device: str, dtype: str, batch_size: int | str, seed: int
+    model: str,
+    method: str,
+    params: Mapping[str, Any],
+    device: str,
+    dtype: str,
+    batch_size: int | str,
+    seed: int,
+    share_prefix: bool,
 ) -> "Engine":
     import torch
 
@@ -147,8 +156,8 @@ def _load(
     preset = resolve_model(model)
     bound = get_method(method, params, preset.name)
     check_available(preset)
-    automatic = str(batch_size).startswith("auto")
-    return LocalEngine(load_adapter(preset, device, dtype), bound, "auto" if automatic else int(batch_size), seed)
+    size: int | Literal["auto"] = "auto" if str(batch_size).startswith("auto") else int(batch_size)
+    return LocalEngine(load_adapter(preset, device, dtype), bound, size, seed, share_prefix)
 
 
 def _no_likelihood() -> UsageError:

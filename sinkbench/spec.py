@@ -54,7 +54,9 @@ class RunSpec(BaseModel):
         seed: Seeds sampling and methods that draw at random.
         dtype: "auto" (the model's own on a GPU, float32 on a CPU) or a torch dtype's name.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        batch_size: Samples per batch, or "auto" for a number that suits the device.
+        batch_size: Samples per batch, or "auto" for what the device's free memory holds.
+        share_prefix: Prefill the part that questions about one image have in common once, for all methods of the
+            command. Without it every question and every method runs alone: slower, for checking.
         data_dir: Folder with the task's data, instead of the hub.
         output: Folder below which run directories are made.
         stage: Which part of the run to do.
@@ -72,6 +74,7 @@ class RunSpec(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")] = "auto"
     batch_size: Count | Literal["auto"] = "auto"
+    share_prefix: bool = True
     data_dir: Path | None = None
     output: Path = Path("runs")
     stage: Stage = "all"
@@ -109,7 +112,8 @@ def run_id(
 ) -> str:
     """SHA-256 (hex) over what decides which samples are answered and how.
 
-    Batch size, device, output folder and stage are left out: they may differ when a run is resumed.
+    Batch size, device, output folder, stage and what is shared are left out: they may differ when a run is resumed, for
+    they change answers by rounding only.
 
     Args:
         spec: The run.

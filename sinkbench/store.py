@@ -7,8 +7,9 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from sinkbench.schemas import validate
 
 Row = dict[str, Any]
 """A line of samples.jsonl (schemas/sample.schema.json)."""
+
+_BLOCK = 1 << 16
+"""Bytes that are read at a time to find the last whole line."""
+
+_LINES = 1024
+"""Lines that are made before they are written."""
 
 
 def check_writable(output: Path) -> None:
@@ -87,6 +94,8 @@ class RunStore:
     def requests(self) -> Iterator[Request]:
         """Read requests.jsonl one by one; relative image paths start from the run directory.
 
+        These come out without "..", so that runs in one folder name a common image alike.
+
         Raises:
             UsageError: The run has not been prepared.
         """
@@ -94,36 +103,58 @@ class RunStore:
             raise UsageError(
                 f"{self.directory} holds no requests.jsonl", "Run the prepare stage first: --stage prepare."
             )
-        for row in _lines(self.requests_file):
+        for _, row in _lines(self.requests_file):
             for image in row["images"]:
-                image["path"] = str(self.directory / image["path"])
+                if not os.path.isabs(image["path"]):
+                    image["path"] = os.path.normpath(self.directory / image["path"])
             yield Request.from_json(row)
 
+    def lines(self) -> Iterator[Row]:
+        """Every line of samples.jsonl, the newest last; a last line that a kill cut off is dropped from the file."""
+        if self.samples_file.exists():
+            with _explained(self.samples_file):
+                _drop_partial_line(self.samples_file)
+            yield from (row for _, row in _lines(self.samples_file))
+
     def samples(self) -> dict[str, Row]:
-        """The newest line of every sample by its id; a last line that a kill cut off is dropped from the file."""
+        """The newest line of every sample by its id."""
+        return {row["id"]: row for row in self.lines()}
+
+    def failures(self) -> dict[str, str]:
+        """Why a sample has no answer, by id, of those whose newest line says so."""
+        reasons: dict[str, str] = {}
+        for row in self.lines():
+            reasons.pop(row["id"], None)
+            if row["error"]:
+                reasons[row["id"]] = row["error"]
+        return reasons
+
+    def newest(self) -> Iterator[Row]:
+        """The newest line of every request that has one, one by one, in the order of requests.jsonl."""
         if not self.samples_file.exists():
-            return {}
-        with _explained(self.samples_file):
-            _drop_partial_line(self.samples_file)
-        return {row["id"]: row for row in _lines(self.samples_file)}
+            return
+        places = {row["id"]: place for place, row in _lines(self.samples_file)}
+        with open(self.samples_file, "rb") as file:
+            for request in self.requests():
+                if request.id in places:
+                    file.seek(places[request.id])
+                    row: Row = json.loads(file.readline())
+                    yield row
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add lines to samples.jsonl and wait until they are on disk.
 
         They are checked against the schema when scoring rewrites the file: checking here would make the GPU wait.
         """
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        with _explained(self.samples_file), open(self.samples_file, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.samples_file, [json.dumps(row, ensure_ascii=False) for row in rows])
 
     def replace_samples(self, rows: Iterable[Row]) -> None:
-        """Check every line against the schema and rewrite samples.jsonl atomically, one line a sample."""
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        for line in lines:
-            validate(json.loads(line), "sample")
-        self._replace(self.samples_file, lines)
+        """Check every line against the schema and rewrite samples.jsonl atomically, one line a sample.
+
+        Args:
+            rows: The new lines; they may be read from the old file as they are written.
+        """
+        self._replace(self.samples_file, (_checked_line(row) for row in rows))
 
     def read_run(self) -> dict[str, Any] | None:
         """The record of the run, or None when there is none yet."""
@@ -136,13 +167,18 @@ class RunStore:
 
     def _replace(self, target: Path, lines: Iterable[str]) -> None:
         temporary = target.with_name(f"{target.name}.tmp")
-        with _explained(target):
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
+        rest = iter(lines)
+        try:
+            with _explained(target):
+                temporary.write_bytes(b"")
+            # What fails while a line is made is no fault of the target.
+            while some := list(islice(rest, _LINES)):
+                _append(temporary, some)
+            with _explained(target):
+                os.replace(temporary, target)
+                _sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -160,22 +196,44 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
+def _append(path: Path, lines: Sequence[str]) -> None:
+    with _explained(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checked_line(row: Row) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    validate(json.loads(line), "sample")
+    return line
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with the byte at which it begins."""
+    place = 0
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                yield place, json.loads(line)
             except ValueError as error:
                 raise UsageError(
                     f"{path}, line {number} is damaged: {error}", "Remove that line, or start again with --fresh."
                 ) from error
+            place += len(line)
 
 
 def _drop_partial_line(path: Path) -> None:
     with open(path, "rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        size = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            start = max(0, whole - _BLOCK)
+            file.seek(start)
+            end = file.read(whole - start).rfind(b"\n") + 1
+            whole = start + end
+            if end:
+                break
+        if whole < size:
             file.truncate(whole)
 
 

@@ -32,7 +32,7 @@ def echo(request):
 
 @pytest.fixture
 def engine():
-    return Recording(echo)
+    return Recording.of(echo)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_failed_sample_is_no_empty_answer():
     def broken(request):
         return ValueError("image is broken") if request.id == "1" else "yes"
 
-    lm, hook = SinkbenchLM(engine=FakeEngine(broken)), Hook()
+    lm, hook = SinkbenchLM(engine=FakeEngine.of(broken)), Hook()
     lm.set_cache_hook(hook)
     with pytest.raises(IncompleteError, match="1 of 3 samples failed; for example scenes_pope/1: image is broken"):
         lm.generate_until([instance(f"<image>{i}", index=i) for i in range(3)], disable_tqdm=True)
@@ -137,6 +137,11 @@ def test_lm_eval_finds_it_by_name():
     assert SinkbenchLM.MULTIMODAL
 
 
+def test_sharing_can_be_turned_off_as_a_model_argument():
+    assert SinkbenchLM.create_from_arg_string("model=tiny-llava")._engine.share_prefix
+    assert not SinkbenchLM.create_from_arg_string("model=tiny-llava,share_prefix=false")._engine.share_prefix
+
+
 def test_lm_eval_and_the_runner_agree(tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -152,7 +157,7 @@ def test_lm_eval_and_the_runner_agree(tmp_path):
     manager = TaskManager(
         include_path=str(resource("tasks")), include_defaults=False, metadata={"data_dir": str(folder)}
     )
-    engine = Recording(answer)
+    engine = Recording.of(answer)
     results = simple_evaluate(
         model=SinkbenchLM(engine=engine), tasks=["scenes_pope"], task_manager=manager, bootstrap_iters=0
     )["results"]["scenes_pope"]

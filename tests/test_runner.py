@@ -1,12 +1,12 @@
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from fakes import FakeBackend, FakeTask, always, write_images
+from fakes import FakeBackend, FakeTask, always, lines, record_of, right, stopping, vary, write_images
 
 from sinkbench import runner
 from sinkbench.errors import SinkbenchError, UsageError
+from sinkbench.reporter import Reporter
 from sinkbench.schemas import validate
 from sinkbench.spec import RunSpec
 
@@ -22,52 +22,14 @@ def spec(tmp_path):
     return RunSpec(model="tiny", task="fake", output=tmp_path / "runs")
 
 
-def vary(spec, **changes):
-    return RunSpec(**{**spec.to_json(), **changes})
-
-
-def right(task, wrong=()):
-    """Answers every question rightly but those numbered in `wrong`."""
-
-    def answer(request):
-        index = int(request.id.partition("/")[2])
-        label = task.label(index)
-        return label if index not in wrong else {"yes": "no", "no": "yes"}[label]
-
-    return answer
-
-
-def stopping(answerer, at, error):
-    """Answers until the `at`-th question of the engine, then fails with `error`."""
-    asked = []
-
-    def answer(request):
-        asked.append(request.id)
-        if len(asked) > at:
-            if isinstance(error, KeyboardInterrupt):
-                return error
-            raise error
-        return answerer(request)
-
-    return answer
-
-
-def lines(directory, name="samples.jsonl"):
-    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
-
-
 def requests(directory):
     return lines(directory, "requests.jsonl")
-
-
-def record(directory):
-    return json.loads((directory / "run.json").read_text())
 
 
 def test_a_run_leaves_requests_samples_and_a_record(spec, task):
     (outcome,) = runner.run([spec], backend=FakeBackend(task, right(task, wrong={3})))
     assert outcome.directory.name == f"tiny__greedy__fake__{outcome.record['run_id'][:8]}"
-    assert record(outcome.directory) == outcome.record
+    assert record_of(outcome.directory) == outcome.record
     validate(outcome.record, "run")
     assert outcome.record["status"] == "success"
     assert outcome.record["task"]["n_run"] == 12
@@ -115,7 +77,7 @@ def test_failed_samples_are_counted_kept_apart_and_retried(spec, task):
 
     backend = FakeBackend(task, right(task))
     (mended,) = runner.run([spec], backend=backend)
-    assert backend.engines[0].asked == ["fake/4"]
+    assert backend.engines[0].asked == {"greedy": ["fake/4"]}
     assert (mended.record["status"], mended.n_failed) == ("success", 0)
     assert len(lines(mended.directory)) == 12
 
@@ -125,12 +87,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(spec, task, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         runner.run([spec], backend=backend)
     (directory,) = (tmp_path / "runs").iterdir()
-    assert record(directory)["status"] == "interrupted"
+    assert record_of(directory)["status"] == "interrupted"
     assert [row["id"] for row in lines(directory)] == ["fake/0", "fake/1", "fake/2", "fake/3"]
 
     backend = FakeBackend(task, right(task, {2, 7}))
     (resumed,) = runner.run([spec], backend=backend)
-    assert backend.engines[0].asked == [f"fake/{i}" for i in range(4, 12)]
+    assert backend.engines[0].asked == {"greedy": [f"fake/{i}" for i in range(4, 12)]}
     (whole,) = runner.run([vary(spec, output=str(tmp_path / "other"))], backend=FakeBackend(task, right(task, {2, 7})))
     assert resumed.record["metrics"] == whole.record["metrics"]
     assert resumed.record["run_id"] == whole.record["run_id"]
@@ -144,14 +106,14 @@ def test_metrics_of_fewer_samples_do_not_outlive_a_retry(spec, task):
     with pytest.raises(KeyboardInterrupt):
         runner.run([spec], backend=FakeBackend(task, stopping(always("yes"), 1, KeyboardInterrupt())))
     assert outcome.record["metrics"]
-    assert record(outcome.directory)["metrics"] == {}
+    assert record_of(outcome.directory)["metrics"] == {}
 
 
 def test_an_unexpected_error_is_recorded_and_passed_on(spec, task, tmp_path):
     with pytest.raises(RuntimeError, match="device lost"):
         runner.run([spec], backend=FakeBackend(task, stopping(always("yes"), 3, RuntimeError("device lost"))))
     (directory,) = (tmp_path / "runs").iterdir()
-    written = record(directory)
+    written = record_of(directory)
     assert written["status"] == "error"
     assert (written["error"]["type"], written["error"]["message"]) == ("RuntimeError", "device lost")
     assert "raise error" in written["error"]["traceback"]
@@ -162,8 +124,8 @@ def test_an_engine_that_loses_a_request_is_a_bug_not_a_wrong_answer(spec, task):
     class Forgetful(FakeBackend):
         def engine(self, *arguments):
             engine = super().engine(*arguments)
-            whole = engine.answer
-            engine.answer = lambda requests: whole(list(requests)[1:])
+            whole = engine.sweep
+            engine.sweep = lambda requests, wanted: whole(list(requests)[1:], wanted)
             return engine
 
     with pytest.raises(SinkbenchError, match="1 requests without response, for example fake/0"):
@@ -220,7 +182,7 @@ def test_answers_about_a_replaced_image_are_asked_again(spec, task):
     (task.folder / "1.png").write_bytes(b"other pixels")
     backend = FakeBackend(task, always("no"))
     (outcome,) = runner.run([spec], backend=backend)
-    assert backend.engines[0].asked == ["fake/3", "fake/4", "fake/5"]
+    assert backend.engines[0].asked == {"greedy": ["fake/3", "fake/4", "fake/5"]}
     assert [row["text"] for row in lines(outcome.directory)] == ["yes"] * 3 + ["no"] * 3 + ["yes"] * 6
 
 
@@ -305,7 +267,7 @@ def test_a_missing_image_fails_its_samples_only(spec, task):
     assert [row["id"] for row in lines(outcome.directory) if row["error"]] == ["fake/6", "fake/7", "fake/8"]
 
 
-class Recorder(runner.Reporter):
+class Recorder(Reporter):
     def __init__(self):
         self.events = []
 
@@ -335,6 +297,7 @@ def test_progress_is_reported(spec, task):
 
     runner.run([spec], backend=FakeBackend(task, one_broken), reporter=reporter)
     assert reporter.events == [
+        ("run", "tiny × greedy × fake"),
         ("run", "tiny × greedy × fake"),
         ("note", "loading tiny"),
         ("answering", 12, 8),

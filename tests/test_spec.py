@@ -49,6 +49,7 @@ def test_parameters_go_to_their_owners():
         ({"dtype": "float8"}, "dtype"),
         ({"device": "gpu"}, "device"),
         ({"stage": "evaluate"}, "stage"),
+        ({"share_prefix": "often"}, "share_prefix"),
         ({"generation": {"max_new_tokens": 0}}, "max_new_tokens"),
         ({"generation": {"beams": 5}}, "beams"),
         ({"model": ""}, "model"),
@@ -160,7 +161,14 @@ def test_weights_parameters_and_questions_change_the_run_id(changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"batch_size": 7}, {"device": "cuda:1"}, {"output": "elsewhere"}, {"stage": "answer"}, {"data_dir": "data"}],
+    [
+        {"batch_size": 7},
+        {"share_prefix": False},
+        {"device": "cuda:1"},
+        {"output": "elsewhere"},
+        {"stage": "answer"},
+        {"data_dir": "data"},
+    ],
 )
 def test_how_it_is_run_leaves_the_run_id(changes):
     assert identify(RunSpec(**settings(**changes))) == identify(RunSpec(**settings()))

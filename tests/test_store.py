@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
@@ -43,10 +43,31 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_writing_goes_on(store):
     assert list(store.samples()) == ["t/0", "t/2"]
 
 
+def test_a_long_line_that_was_cut_off_is_dropped(store):
+    store.append([row("t/0"), row("t/1", "x" * 200_000)])
+    store.samples_file.write_bytes(store.samples_file.read_bytes()[:-10])
+    assert list(store.samples()) == ["t/0"]
+    assert store.samples_file.read_bytes().endswith(b"}\n")
+
+
 def test_a_file_of_nothing_but_a_cut_off_line_is_empty(store):
     store.samples_file.write_text('{"id": "t/0", "tex')
     assert store.samples() == {}
     assert store.samples_file.read_bytes() == b""
+
+
+def test_lines_come_newest_and_in_the_order_of_the_requests(store):
+    store.write_requests([request("t/0"), request("t/1"), request("t/2")])
+    assert list(store.newest()) == []
+    store.append([row("t/2", "ja, schön"), row("t/0", "no"), row("t/9", "stray")])
+    store.append([row("t/2", "yes")])
+    assert [(line["id"], line["text"]) for line in store.newest()] == [("t/0", "no"), ("t/2", "yes")]
+
+
+def test_failures_are_those_of_the_newest_lines(store):
+    store.append([row("t/0", error="broken"), row("t/1", error="too long"), row("t/2")])
+    store.append([row("t/0"), row("t/2", error="lost")])
+    assert store.failures() == {"t/1": "too long", "t/2": "lost"}
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(store):
@@ -70,6 +91,32 @@ def test_a_rewrite_is_checked_against_the_schema(store):
     assert store.samples()["t/0"]["text"] == "yes"
 
 
+def test_requests_that_cannot_be_made_leave_the_old_ones(store):
+    def broken():
+        yield request("t/1")
+        raise OSError("image is gone")
+
+    store.write_requests([request("t/0")])
+    with pytest.raises(OSError, match="image is gone"):
+        store.write_requests(broken())
+    assert [request.id for request in store.requests()] == ["t/0"]
+    assert [file.name for file in store.directory.iterdir() if file.suffix == ".tmp"] == []
+
+
+def test_requests_are_written_as_they_are_made(store):
+    made, alive = 5000, WeakSet()
+
+    def several():
+        for i in range(made):
+            one = request(f"t/{i}")
+            alive.add(one)
+            yield one
+            assert len(alive) < 3
+
+    store.write_requests(several())
+    assert sum(1 for _ in store.requests()) == made
+
+
 def test_an_invalid_record_leaves_the_old_one(store):
     store.run_file.write_text("old")
     with pytest.raises(ValueError, match=r"run\.schema\.json"):
@@ -87,8 +134,7 @@ def test_a_damaged_record_is_explained(store):
 def test_relative_images_start_from_the_run_directory(store):
     store.write_requests([request(path="../images/a.png"), request("t/1", "/data/b.png")])
     paths = [r.images[0].path for r in store.requests()]
-    assert Path(paths[0]).parts[-4:] == ("run", "..", "images", "a.png")
-    assert paths[1] == "/data/b.png"
+    assert paths == [str(store.directory.parent / "images" / "a.png"), "/data/b.png"]
 
 
 def test_requests_that_were_never_prepared_are_missed(store):

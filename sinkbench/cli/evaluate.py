@@ -21,6 +21,7 @@ def evaluate(
     dtype: options.Dtype = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    no_share: options.NoShare = False,
     stage: options.Stage = None,
     config: options.Config = None,
     output: options.Output = None,
@@ -28,6 +29,8 @@ def evaluate(
     fresh: options.Fresh = False,
 ) -> None:
     """Answer a task's questions with a model and a method, and score the answers.
+
+    Several methods are answered together and share their images.
 
     The same command again resumes what was interrupted, retries failed samples and reuses what is finished.
     """
@@ -47,6 +50,7 @@ def evaluate(
         "dtype": dtype,
         "device": device,
         "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "share_prefix": False if no_share else None,
         "stage": stage,
         "output": output,
         "data_dir": data_dir,

@@ -69,9 +69,17 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         "-b",
-        help="Samples per batch, or auto (54 on a CPU, 72 on a GPU).",
+        help="Most samples a batch. Default: auto, what the free memory holds (at most 576 on a GPU, 54 on a CPU).",
         rich_help_panel=WHERE,
         metavar="N",
+    ),
+]
+NoShare = Annotated[
+    bool,
+    typer.Option(
+        "--no-share",
+        help="Prefill every question by itself and each method alone; slower, for checking.",
+        rich_help_panel=WHERE,
     ),
 ]
 Stage = Annotated[

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sinkbench.cli.console import message_console
-from sinkbench.runner import Reporter
+from sinkbench.reporter import Reporter
 
 LOG_INTERVAL = 15.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -42,7 +42,7 @@ class ConsoleReporter(Reporter):
         self._bar.stop()
 
     def run(self, title: str) -> None:
-        """A run begins."""
+        """What follows is about this run, or these runs."""
         self._run = title
 
     def note(self, text: str) -> None:

@@ -23,6 +23,7 @@ from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context
 from sinkbench.engine.grouped import GroupedDecode, grouped_suffix, has_kernels, plain_suffix
 from sinkbench.engine.keys import LayerKeys
+from sinkbench.engine.norms import fused_norms
 from sinkbench.engine.rope import steady
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
         token = _active.set(active)
         stack.callback(_active.reset, token)
         stack.enter_context(steady(language_model, active.longest))
+        stack.enter_context(fused_norms(language_model))
         config._attn_implementation = NAME
         stack.callback(setattr, config, "_attn_implementation", before)
         yield

@@ -39,6 +39,7 @@ class SlotCache(Cache):
         """(1,) int64 on the device, the next slot, while decode passes take it from there and not from `lengths`."""
         self.rows = slice(0, samples)
         """The samples of the pass in flight."""
+        self.first = 0
         self.layers: list[Any] = []  # transformers looks here for layers of its own.
 
     def update(
@@ -57,7 +58,7 @@ class SlotCache(Cache):
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 h, d = states.shape[1], states.shape[3]
                 store[layer_idx] = states.new_zeros(self.samples, h, self.capacity, d)
-            self.lengths[layer_idx] = 0
+            self.lengths[layer_idx] = self.first
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         if self.cursor is not None:
             keys.index_copy_(2, self.cursor, key_states)
@@ -74,16 +75,19 @@ class SlotCache(Cache):
 
     def layer(self, layer_idx: int, own_k: Tensor, own_v: Tensor) -> LayerKeys:
         """A layer's keys in both parts; `own_k` and `own_v` are what `update` returned."""
-        if self.prefix is None:
+        groups = self.groups[self.rows]
+        if self.prefix is None or max(groups) < 0:
             return LayerKeys(own_k, own_v)
         if self.grouping is None:
-            self.grouping = Grouping.of(self.groups, self.prefix.samples, own_k.device)
+            self.grouping = Grouping.of(groups, self.prefix.samples, own_k.device)
         return LayerKeys(own_k, own_v, self.prefix.keys[layer_idx], self.prefix.values[layer_idx], self.grouping)
 
-    def start_rows(self, rows: slice) -> None:
-        """Let the coming passes fill the slots of other samples, from the first slot on."""
+    def start_rows(self, rows: slice, first: int = 0) -> None:
+        """Let the coming passes fill the slots of these samples, from slot `first` on."""
         self.rows = rows
-        self.lengths = dict.fromkeys(self.lengths, 0)
+        self.first = first
+        self.lengths = dict.fromkeys(self.lengths, first)
+        self.grouping = None
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
         """Filled slots of a layer."""

@@ -109,6 +109,11 @@ class Context:
         """Values (…, K') of the first K' keys, filled up to all keys: (…, K)."""
         return F.pad(values, (0, self.n_keys - values.shape[-1]), value=fill)
 
+    def append(self, before: Tensor | None, values: Tensor) -> Tensor:
+        """Values (B, Q) of this pass's tokens behind those of earlier passes (B, K'): (B, K), zero in between."""
+        known = values[:, :0] if before is None else before
+        return torch.cat((F.pad(known, (0, self.start - known.shape[1])), values), dim=1)
+
     @cached_property
     def is_valid(self) -> Tensor:
         """(B, K) bool: not padding."""

@@ -19,7 +19,7 @@ _COMPACT_BELOW = 0.5
 _STOP_TAIL = 32
 """Tokens at an answer's end in which a stop string is looked for after each step."""
 
-_CAPTURE_AFTER = 3
+_CAPTURE_AFTER = 2
 """Passes of a batch that run uncaptured first: short answers never pay for a capture."""
 
 _CAPTURE_FOR = 12

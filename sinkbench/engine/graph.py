@@ -24,7 +24,7 @@ class CapturedPass:
 
     def __init__(self, run: Callable[[], Tensor], name: str) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             self._graph.capture_begin()

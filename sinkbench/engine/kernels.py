@@ -45,7 +45,7 @@ class Tile(NamedTuple):
 SUFFIX_TILES = {2: Tile(64, 64, 4, 3), 4: Tile(32, 32, 4, 2)}
 """By element size in bytes. With 64 rows Hopper's matrix unit runs at full rate; two programs fit a multiprocessor."""
 
-DECODE_TILES = {2: Tile(16, 64, 4, 3), 4: Tile(16, 32, 4, 2)}
+DECODE_TILES = {2: Tile(16, 64, 4, 2), 4: Tile(16, 32, 4, 2)}
 """By element size in bytes. Rows are a minimum: heads of a KV head times groups need more at times."""
 
 PROGRAMS_PER_SM = 16

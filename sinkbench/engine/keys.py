@@ -16,7 +16,7 @@ class Grouping:
     """Which prefix each sample of a batch continues.
 
     Attributes:
-        group: (B,) int32, the prefix of each sample; 0 where it has none (all its prefix slots are padding then).
+        group: (B,) int32, the prefix of each sample; -1 where it has none (all its prefix slots are padding then).
         members: (G, n) int64, the samples of each prefix, filled up with sample 0.
         place: (B,) int64, where each sample stands in `members.flatten()`.
         has_prefix: (B, 1, 1, 1) bool, or None where every sample has one.
@@ -48,7 +48,7 @@ class Grouping:
         table = [row + [0] * (widest - len(row)) for row in members]
         without = any(group < 0 for group in groups)
         return cls(
-            group=torch.tensor([group for group, _ in place], dtype=torch.int32, device=device),
+            group=torch.tensor(groups, dtype=torch.int32, device=device),
             members=torch.tensor(table, device=device),
             place=torch.tensor([group * widest + rank for group, rank in place], device=device),
             has_prefix=torch.tensor(groups, device=device).view(-1, 1, 1, 1) >= 0 if without else None,

@@ -21,8 +21,8 @@ from sinkbench.methods.base import Intervention
 class Stream:
     """A batch of prompts with its KV cache, and the method that acts on it.
 
-    If the method contrasts with a second branch, the branch's prompts run as further samples of the same passes, out of
-    the method's reach. Equal branch prompts are prefilled once.
+    If the method contrasts with a second branch, the branch's prompts are prefilled apart, equal ones once, and decoded
+    as further samples of the same passes, out of the method's reach.
 
     Args:
         adapter: The model.
@@ -48,62 +48,71 @@ class Stream:
         self.method = method
         self.static = static
         self.n = len(prompts)
-        branch = [other for prompt in prompts if (other := method.contrast(prompt)) is not None]
-        if 0 < len(branch) < self.n:
-            raise RuntimeError(f"{type(method).__name__}.contrast must give every prompt a branch, or none")
-        unique = {other.ids.numpy().tobytes(): other for other in branch}
-        order = list(unique)
-        self.branch_of = [order.index(other.ids.numpy().tobytes()) for other in branch]
-        self.prompts = [*prompts, *unique.values()]
-        groups = prefixes.groups(self.prompts)
-        spans = [
-            (prompt.prefix_length if group >= 0 else 0, len(prompt))
-            for prompt, group in zip(self.prompts, groups, strict=True)
-        ]
         device = adapter.device
-        self.suffix = Segment.stack(self.prompts, spans, device, flush_right)
-        self.marks = self._lay_out_marks(spans)
+        groups = prefixes.groups(prompts)
+        branch, self.fork = _branches(method, prompts, device)
+        starts = [prompt.prefix_length if group >= 0 else 0 for prompt, group in zip(prompts, groups, strict=True)]
+        self.suffix = _flushed(prompts, starts, device)
+        self.branch = _flushed(branch, [0] * len(branch), device) if branch else None
+        self.marks = self._lay_out_marks(prompts, starts)
         self.state: State = prefixes.state_of(name, groups) if prefixes.cache is not None else State()
-        next_positions = [p.next_position for p in self.prompts]
+        next_positions = [prompt.next_position for prompt in (*prompts, *branch)]
         self.next_positions = torch.tensor(next_positions, device=device)
         self.longest = max(next_positions) + max_new_tokens
-        self.untouched = torch.arange(len(self.prompts), device=device) >= self.n if branch else None
-        capacity = self.suffix.ids.shape[1] + max_new_tokens
-        self.cache = SlotCache(len(self.prompts), capacity, prefixes.cache, groups)
-        prefix_roles = prefixes.roles_of(groups)
+        self.untouched = torch.arange(self.n + len(branch), device=device) >= self.n if branch else None
+        self.filled = max(segment.ids.shape[1] for segment in (self.suffix, self.branch) if segment)
+        capacity = self.filled + max_new_tokens
+        all_groups = [*groups, *[-1] * len(branch)]
+        self.cache = SlotCache(len(all_groups), capacity, prefixes.cache, all_groups)
+        prefix_roles = prefixes.roles_of(all_groups)
         self.n_prefix = prefix_roles.shape[1]
         self.roles = torch.nn.functional.pad(prefix_roles, (0, capacity))
-        self.padded = self.suffix.padded or bool((prefix_roles == Role.PAD).any())
+        self.padded = self.suffix.padded or bool((prefix_roles[: self.n] == Role.PAD).any())
         self.step_number = 0
-        self.filled = 0
         self.context: Context
         self.decode: GroupedDecode | None = None
 
     def prefill(self) -> Tensor:
         """Run the suffixes; returns the edited next-token scores (B, V) float32."""
         length = self.suffix.ids.shape[1]
+        # Both branches end at the same slot, so that decode passes can go on with them together.
+        offset = self.filled - length
+        self.cache.start_rows(slice(0, self.n), offset)
         cuts = (0, length - 1, length) if self.method.last_token_alone and length > 1 else (0, length)
         for start, end in pairwise(cuts):
-            self.roles[:, self.n_prefix + start : self.n_prefix + end] = self.suffix.roles[:, start:end]
-            for name, values in self.marks.items():
-                part = values[:, start:end]
-                self.state[name] = torch.cat((self.state[name], part), dim=1) if name in self.state else part
+            slots = slice(self.n_prefix + offset + start, self.n_prefix + offset + end)
+            self.roles[: self.n, slots] = self.suffix.roles[:, start:end]
+            self._extend_marks(start, end, offset)
             self.context = Context(
                 stage=Stage.SUFFIX,
-                roles=self.roles[:, : self.n_prefix + end],
+                roles=self.roles[: self.n, : slots.stop],
                 n_queries=end - start,
                 state=self.state,
-                padded=self.padded,
+                padded=self.padded or offset > 0,
                 emits=end == length,
-                untouched=self.untouched,
             )
             embeds = self.adapter.embed(self.suffix.ids[:, start:end])
-            hidden = self._forward(embeds, self.suffix.positions[:, :, start:end])
-        self.filled = length
+            positions = self.suffix.positions[:, :, start:end]
+            hidden = self._forward(embeds, positions, self.method, self.context)
         logits = self.adapter.logits(hidden[:, -1])
-        if len(set(self.branch_of)) < len(self.branch_of):
-            logits = self._fork_branch(logits)
-        return self._scores(logits)
+        if self.branch is None:
+            return self.method.edit_logits(logits, self.context)
+        ctx = replace(self.context, contrast_logits=self._prefill_branch(self.branch))
+        return self.method.edit_logits(logits, ctx)
+
+    def _prefill_branch(self, branch: Segment) -> Tensor:
+        """Run the second branch's prompts without the method; returns each sample's logits (B, V) float32."""
+        offset = self.filled - branch.ids.shape[1]
+        self.cache.start_rows(slice(self.n, self.cache.samples), offset)
+        self.roles[self.n :, self.n_prefix + offset : self.n_prefix + self.filled] = branch.roles
+        roles = self.roles[self.n :, self.n_prefix : self.n_prefix + self.filled]
+        ctx = Context(Stage.SUFFIX, roles, branch.ids.shape[1], padded=branch.padded or offset > 0)
+        hidden = self._forward(self.adapter.embed(branch.ids), branch.positions, Intervention(), ctx)
+        self.cache.start_rows(slice(0, self.cache.samples), self.filled)
+        blank = len(branch.ids)
+        self.state = State({name: _with_blank(values, blank) for name, values in self.state.items()})
+        logits = self.adapter.logits(hidden[:, -1])
+        return logits if self.fork is None else logits[self.fork[self.n :] - self.n]
 
     @property
     def capturable(self) -> bool:
@@ -117,6 +126,7 @@ class Stream:
 
     def begin_step(self, tokens: Tensor) -> None:
         """Take in the tokens, and count; all that a captured pass leaves to the host."""
+        self._fork_branch()
         self.step_number += 1
         self.filled += 1
         if not self.static:
@@ -145,23 +155,29 @@ class Stream:
             n_queries=1,
             step=self.step_number,
             state=self.state,
-            padded=self.padded or self.static,
+            padded=self.padded or self.static or self.branch is not None,
             untouched=self.untouched,
         )
         axes = self.suffix.positions.shape[0]
         positions = (self.next_positions + ago)[None, :, None].expand(axes, -1, 1)
-        hidden = self._forward(self.adapter.embed(self.tokens[:, None]), positions)
+        embeds = self.adapter.embed(self.tokens[:, None])
+        hidden = self._forward(embeds, positions, self.method, self.context)
         if self.static:
             self.slot += 1
         return self.adapter.logits(hidden[:, -1])
 
     def end_step(self, logits: Tensor) -> Tensor:
         """The method's last word on the next token: edited scores (B, V) from what `run_step` returned."""
-        return self._scores(logits)
+        ctx = self.context
+        if self.untouched is not None:
+            kept = State({name: values[: self.n] for name, values in ctx.state.items()})
+            ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])
+        return self.method.edit_logits(logits[: self.n], ctx)
 
     def keep(self, index: Tensor) -> None:
         """Go on with the samples `index` (N,) only."""
-        branch = [index + self.n] if self.branch_of else []
+        self._fork_branch()
+        branch = [] if self.untouched is None else [index + self.n]
         self._select(torch.cat((index, *branch)), len(index))
 
     def _select(self, index: Tensor, n: int) -> None:
@@ -176,12 +192,11 @@ class Stream:
         if self.decode is not None:
             self._start_static(self.filled)
 
-    def _fork_branch(self, logits: Tensor) -> Tensor:
-        """Give every sample a branch of its own where equal ones were prefilled once."""
-        device = self.adapter.device
-        index = torch.tensor([*range(self.n), *(self.n + number for number in self.branch_of)], device=device)
-        self._select(index, self.n)
-        return logits[index]
+    def _fork_branch(self) -> None:
+        """Before the first decode pass, give every sample a branch of its own where equal ones were prefilled once."""
+        if self.fork is not None:
+            index, self.fork = self.fork, None
+            self._select(index, self.n)
 
     def _start_static(self, slot: int) -> None:
         """Let decode passes count on the device; the next one fills `slot`."""
@@ -195,29 +210,58 @@ class Stream:
         context = Context(Stage.DECODE, final, 1, state=self.state, untouched=self.untouched)
         self.decode = GroupedDecode(self.method, context, self.length)
 
-    def _scores(self, logits: Tensor) -> Tensor:
-        ctx = self.context
-        if self.branch_of:
-            kept = State({name: values[: self.n] for name, values in ctx.state.items()})
-            ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])
-        return self.method.edit_logits(logits[: self.n], ctx)
+    def _lay_out_marks(self, prompts: Sequence[Prompt], starts: Sequence[int]) -> dict[str, Tensor]:
+        """The method's marks (B, S) of the suffixes."""
+        marks = [self.method.token_marks(prompt) for prompt in prompts]
+        spans = [(start, len(prompt)) for start, prompt in zip(starts, prompts, strict=True)]
+        device = self.adapter.device
+        return {name: flush_right([own[name] for own in marks], spans, device) for name in marks[0]}
 
-    def _lay_out_marks(self, spans: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """The method's marks (B, S) of the suffixes; none on the second branch."""
-        marks = [self.method.token_marks(prompt) for prompt in self.prompts[: self.n]]
-        blank = self.prompts[self.n :]
-        return {
-            name: flush_right(
-                [*(own[name] for own in marks), *(marks[0][name].new_zeros(len(prompt)) for prompt in blank)],
-                spans,
-                self.adapter.device,
-            )
-            for name in marks[0]
-        }
+    def _extend_marks(self, start: int, end: int, offset: int) -> None:
+        """Let the method's state hold its marks of all slots up to suffix token `end`."""
+        for name, values in self.marks.items():
+            known = self.state.get(name, values[:, :0])
+            skipped = offset if start == 0 else 0
+            self.state[name] = torch.cat((torch.nn.functional.pad(known, (0, skipped)), values[:, start:end]), dim=1)
 
-    def _forward(self, embeds: Tensor, positions: Tensor) -> Tensor:
+    def _forward(self, embeds: Tensor, positions: Tensor, method: Intervention, ctx: Context) -> Tensor:
         adapter = self.adapter
         kernels = self.decode if embeds.is_cuda else None
-        active = Pass(((self.method, self.context),), self.cache, decode=kernels, longest=self.longest)
+        active = Pass(((method, ctx),), self.cache, decode=kernels, longest=self.longest)
         with attached(adapter.language_model, adapter.layers, active):
             return adapter.forward(embeds, positions, self.cache)
+
+
+def _branches(
+    method: Intervention, prompts: Sequence[Prompt], device: torch.device
+) -> tuple[list[Prompt], Tensor | None]:
+    """The distinct prompts of the method's second branch.
+
+    Returns:
+        The prompts, none where the method has no branch; and, where samples share one, the rows (2B,) of samples and
+        branches from which each sample and its branch come.
+
+    Raises:
+        RuntimeError: The method gives a branch to some prompts only.
+    """
+    branch = [other for prompt in prompts if (other := method.contrast(prompt)) is not None]
+    if 0 < len(branch) < len(prompts):
+        raise RuntimeError(f"{type(method).__name__}.contrast must give every prompt a branch, or none")
+    keys = [other.ids.numpy().tobytes() for other in branch]
+    unique = dict(zip(keys, branch, strict=True))
+    if len(unique) == len(branch):
+        return branch, None
+    place = {key: len(prompts) + number for number, key in enumerate(unique)}
+    rows = [*range(len(prompts)), *(place[key] for key in keys)]
+    return list(unique.values()), torch.tensor(rows, device=device)
+
+
+def _flushed(prompts: Sequence[Prompt], starts: Sequence[int], device: torch.device) -> Segment:
+    """The prompts from `starts` on, the last tokens below each other."""
+    spans = [(start, len(prompt)) for start, prompt in zip(starts, prompts, strict=True)]
+    return Segment.stack(prompts, spans, device, flush_right)
+
+
+def _with_blank(values: Tensor, rows: int) -> Tensor:
+    """Values (B, …) with rows of zeros below."""
+    return torch.cat((values, values.new_zeros(rows, *values.shape[1:])))

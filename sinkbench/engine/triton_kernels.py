@@ -140,10 +140,11 @@ def suffix_kernel(
             waiting = tl.max(((sample == b) & (served == 0)).to(tl.int32), 0)
             joins = (prefix_of_row == prefix) & (sample >= b) & (sample < b + MEMBERS * waiting) & (served == 0)
             served = served | joins
-            prefix_at = prefix.to(tl.int64) * stride_pg + kv_head * stride_ph
+            prefix_at = tl.maximum(prefix, 0).to(tl.int64) * stride_pg + kv_head * stride_ph
             maximum, total, out = _suffix_span(
                 maximum, total, out, q, prefix_k + prefix_at, prefix_v + prefix_at, stride_ps, code, stride_codes,
-                prefix_slots * waiting, tl.where(joins, sample - b, -1), last + 1 - b, row_slot, factors, scale,
+                tl.where(prefix >= 0, prefix_slots * waiting, 0), tl.where(joins, sample - b, -1), last + 1 - b,
+                row_slot, factors, scale,
                 MEMBERS, False, MASS, FACTORS, GROUPS, WIDTH, KEYS, D, HEAD_DIM, PRECISION,
             )  # fmt: skip
         of_sample = used & (sample == b)
@@ -214,7 +215,11 @@ def decode_kernel(
     if GAINS:
         gain = tl.load(gains + group)
 
-    length = prefix_slots + tl.load(own_length)
+    shared = prefix_slots
+    if PREFIX:
+        prefix = tl.load(prefix_of + sample)
+        shared = tl.where(prefix >= 0, prefix_slots, 0)
+    length = shared + tl.load(own_length)
     chunk = tl.cdiv(length, splits)
     first = tl.minimum(split * chunk, length)
     end = tl.minimum(first + chunk, length)
@@ -223,15 +228,15 @@ def decode_kernel(
     total = tl.zeros([ROWS], tl.float32)
     out = tl.zeros([ROWS, D], tl.float32)
     if PREFIX:
-        prefix_at = tl.load(prefix_of + sample).to(tl.int64) * stride_pg + kv_head * stride_ph
+        prefix_at = tl.maximum(prefix, 0).to(tl.int64) * stride_pg + kv_head * stride_ph
         maximum, total, out = _decode_span(
             maximum, total, out, q, prefix_k + prefix_at, prefix_v + prefix_at, stride_ps, code,
-            first, tl.minimum(end, prefix_slots), group, gain, scale, GAINS, KEYS, D, HEAD_DIM, PRECISION,
+            first, tl.minimum(end, shared), group, gain, scale, GAINS, KEYS, D, HEAD_DIM, PRECISION,
         )  # fmt: skip
     own_at = sample.to(tl.int64) * stride_ob + kv_head * stride_oh
     maximum, total, out = _decode_span(
         maximum, total, out, q, own_k + own_at, own_v + own_at, stride_os, code + prefix_slots,
-        tl.maximum(first - prefix_slots, 0), end - prefix_slots, group, gain, scale,
+        tl.maximum(first - shared, 0), end - shared, group, gain, scale,
         GAINS, KEYS, D, HEAD_DIM, PRECISION,
     )  # fmt: skip
 

@@ -87,7 +87,7 @@ class GiftIntervention(Intervention):
         return {CONTENT: query}
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
-        """Stage A: from before the first row that counts to the end, the last token, which is compared next, included."""
+        """Stage A: from before the first row that counts to the end; the next pass is compared with the last token."""
         if ctx.emits:
             return ctx.last_row if layer in self.enhance else None
         if layer not in self.saliency:

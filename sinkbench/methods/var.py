@@ -114,8 +114,7 @@ class VarIntervention(Intervention):
             return
         valid = ctx.is_valid[:, ctx.start :]
         found = (sink_statistic(hidden, self.sink_dims) > self.method.tau) & valid
-        before = ctx.state.get(f"var.sinks.{layer}")
-        ctx.state[f"var.sinks.{layer}"] = found if before is None else torch.cat((before, found), dim=1)
+        ctx.state[f"var.sinks.{layer}"] = ctx.append(ctx.state.get(f"var.sinks.{layer}"), found)
 
     def sinks(self, layer: int, ctx: Context) -> Tensor:
         """(B, K) bool: the sinks of this layer; generated tokens never join them."""

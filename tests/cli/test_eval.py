@@ -9,8 +9,10 @@ import time
 import pytest
 import yaml
 from scenes_folder import write_scenes
+from typer.testing import CliRunner
 
 from sinkbench import runner
+from sinkbench.cli.app import app
 from sinkbench.spec import RunSpec
 
 N = 144
@@ -66,7 +68,8 @@ def test_several_methods_run_in_one_process_and_are_shown(whole):
     assert record(output)["task"]["n_run"] == N
     assert "tiny-random × pai × scenes_pope" in done.stdout
     assert f"sinkbench leaderboard {output}" in done.stdout
-    assert f"{N}/{N} answered" in done.stderr
+    assert f"tiny-random × greedy, pai × scenes_pope: {2 * N}/{2 * N} answered" in " ".join(done.stderr.split())
+    assert record(output)["efficiency"]["shared_by"] == record(output, "pai")["efficiency"]["shared_by"] == 2
 
 
 def test_the_board_compares_them(sinkbench, whole, tmp_path):
@@ -80,21 +83,24 @@ def test_the_board_compares_them(sinkbench, whole, tmp_path):
     assert "| pai" in (tmp_path / "board.md").read_text()
 
 
-def test_a_run_that_is_stopped_and_killed_resumes_to_identical_metrics(sinkbench, whole, command, tmp_path):
-    assert _end([sinkbench.script, *command], tmp_path / "runs", 10, signal.SIGTERM) == 130
-    assert record(tmp_path / "runs")["status"] == "interrupted"
-    assert _end([sinkbench.script, *command], tmp_path / "runs", 40, signal.SIGKILL) == -signal.SIGKILL
-    assert record(tmp_path / "runs")["status"] == "started"
-    (samples,) = (tmp_path / "runs").glob("*/samples.jsonl")
-    kept = samples.read_text().split("\n")[:-1]
-    assert 40 <= len(kept) < N
+def test_runs_that_are_stopped_and_killed_resume_to_identical_metrics(sinkbench, whole, command, tmp_path):
+    runs, methods = tmp_path / "runs", ("greedy", "pai")
+    command += ["-M", "greedy,pai", "--set", "pai.gamma=1.5", "--set", "pai.alpha=0.1"]
+    assert _end([sinkbench.script, *command], runs, 20, signal.SIGTERM) == 130
+    assert [record(runs, method)["status"] for method in methods] == ["interrupted"] * 2
+    assert _end([sinkbench.script, *command], runs, 80, signal.SIGKILL) == -signal.SIGKILL
+    assert [record(runs, method)["status"] for method in methods] == ["started"] * 2
+    kept = {file.parent.name.split("__")[1]: file.read_bytes().count(b"\n") for file in runs.glob("*/samples.jsonl")}
+    assert 80 <= sum(kept.values()) < 2 * N
+    assert abs(kept["greedy"] - kept["pai"]) <= 1
 
     done = sinkbench(*command)
     assert done.returncode == 0, done.stderr
-    resumed, undisturbed = record(tmp_path / "runs"), record(whole[1])
-    assert resumed["efficiency"]["n_answers"] == N - len(kept)
-    assert resumed["metrics"] == undisturbed["metrics"]
-    assert resumed["run_id"] == undisturbed["run_id"]
+    for method in methods:
+        resumed, undisturbed = record(runs, method), record(whole[1], method)
+        assert resumed["efficiency"]["n_answers"] == N - kept[method]
+        assert resumed["metrics"] == undisturbed["metrics"]
+        assert resumed["run_id"] == undisturbed["run_id"]
 
 
 def _end(command, output, n, number):
@@ -123,3 +129,28 @@ def test_the_answer_stage_needs_neither_lm_eval_nor_datasets(sinkbench, whole, s
     assert record(tmp_path / "runs")["stage"] == "answer"
     runner.run([spec.model_copy(update={"stage": "score"})])
     assert record(tmp_path / "runs")["metrics"] == record(whole[1])["metrics"]
+
+
+@pytest.mark.parametrize(("task", "limit"), [("scenes_pope", 18), ("scenes_chair", 3)])
+def test_methods_answer_together_as_they_do_alone(tmp_path, task, limit):
+    def texts(folder, together, **settings):
+        settings |= {"model": "tiny-llava", "task": task, "limit": limit, "output": tmp_path / folder}
+        specs = [RunSpec(method=method, **settings) for method in ("greedy", "pai", "var")]
+        outcomes = runner.run(specs) if together else [runner.run([spec])[0] for spec in specs]
+        files = (outcome.directory / "samples.jsonl" for outcome in outcomes)
+        return [[json.loads(line)["text"] for line in file.read_text().splitlines()] for file in files]
+
+    answers = texts("together", together=True)
+    assert [len(of_method) for of_method in answers] == [limit] * 3
+    assert texts("apart", together=False) == answers
+    assert texts("unshared", together=True, share_prefix=False) == answers
+
+
+def test_no_share_reaches_the_runs(monkeypatch):
+    specs = []
+    monkeypatch.setattr("sinkbench.runner.run", lambda given, **_: specs.extend(given) or [])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for flags in ([], ["--no-share"]):
+        done = CliRunner().invoke(app, ["eval", "-m", "tiny-llava", "-t", "scenes_pope", *flags])
+        assert done.exit_code == 0, done.output
+    assert [spec.share_prefix for spec in specs] == [True, False]

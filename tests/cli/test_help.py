@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = {"torch", "transformers", "lm_eval", "datasets", "pydantic", "numpy", "PIL", "yaml", "jsonschema", "nltk"}
 OPTIONS = (
-    *("--model", "-m", "--method", "-M", "--task", "-t", "--set", "--limit", "-L", "--batch-size", "-b"),
+    *("--model", "-m", "--method", "-M", "--task", "-t", "--set", "--limit", "-L", "--batch-size", "-b", "--no-share"),
     *("--device", "--dtype", "--seed", "--config", "-c", "--output", "-o", "--data-dir", "--stage", "--fresh"),
 )
 
@@ -30,7 +30,7 @@ def test_the_command_line_loads_nothing_heavy():
     assert HEAVY.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("command", ["eval", "list", "leaderboard", "doctor", "scenes"])
+@pytest.mark.parametrize("command", ["eval", "list", "leaderboard", "inspect", "bench", "doctor", "scenes"])
 def test_every_command_is_listed_and_explains_itself(sinkbench, command):
     assert command in sinkbench("--help").stdout
     done = sinkbench(command, "--help")

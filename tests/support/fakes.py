@@ -1,10 +1,13 @@
 """A backend without weights and without lm-eval: yes/no questions, and an engine that answers as it is told."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.request import Generation, ImageRef, Message, Request, Response
@@ -68,29 +71,52 @@ class FakeTask:
 
 @dataclass
 class FakeEngine:
-    """Answers in batches of two."""
+    """Answers in small batches, each under one method after the other.
 
-    answerer: Answerer
-    asked: list[str] = field(default_factory=list)
+    Attributes:
+        answerers: By the engine's name of a method.
+        methods: The methods' own names, by the engine's.
+        share_prefix: As the engine was asked for.
+        size: Requests a batch.
+        asked: Ids of the requests by the methods' own names, in order.
+        read: Ids of the requests that were read, in order.
+    """
+
+    answerers: Mapping[str, Answerer]
+    methods: Mapping[str, str]
+    share_prefix: bool = True
+    size: int = 2
+    asked: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    read: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, answerer: Answerer) -> Self:
+        """Of a single method."""
+        return cls({"greedy": answerer}, {"greedy": "greedy"})
 
     def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
-        batch: list[Response] = []
-        for request in requests:
-            self.asked.append(request.id)
-            given = self.answerer(request)
-            if isinstance(given, KeyboardInterrupt):
-                raise given
-            if isinstance(given, BaseException):
-                batch.append(Response(request.id, finish="error", error=str(given)))
-            else:
-                batch.append(Response(request.id, given, 20, 1, 16, 16))
-            if len(batch) == 2:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        yield from (responses for _, responses in self.sweep(requests, lambda name, request: True))
 
-    def stats(self) -> dict[str, Any]:
+    def sweep(
+        self, requests: Iterable[Request], wanted: Callable[[str, Request], bool]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        rest = iter(requests)
+        while batch := list(islice(rest, self.size)):
+            self.read += [request.id for request in batch]
+            for name in self.answerers:
+                if mine := [request for request in batch if wanted(name, request)]:
+                    yield name, [self._response(name, request) for request in mine]
+
+    def _response(self, name: str, request: Request) -> Response:
+        self.asked[self.methods[name]].append(request.id)
+        given = self.answerers[name](request)
+        if isinstance(given, KeyboardInterrupt):
+            raise given
+        if isinstance(given, BaseException):
+            return Response(request.id, finish="error", error=str(given))
+        return Response(request.id, given, 20, 1, 16, 16)
+
+    def stats(self, name: str | None = None) -> dict[str, Any]:
         return {"answers_per_s": 100.0}
 
 
@@ -152,14 +178,57 @@ class FakeBackend:
         self.calls.append(f"adapter {preset.name}")
         return SimpleNamespace(device="cpu", dtype=f"torch.{self._dtype}")
 
-    def engine(self, adapter: Any, method: Any, batch_size: Any, seed: int) -> FakeEngine:
-        answerer = self._answerer[method.name] if isinstance(self._answerer, Mapping) else self._answerer
-        self.engines.append(FakeEngine(answerer))
+    def engine(
+        self, adapter: Any, methods: Mapping[str, Any], batch_size: Any, seed: int, share_prefix: bool
+    ) -> FakeEngine:
+        names = {lane: method.name for lane, method in methods.items()}
+        given = self._answerer
+        answerers = {lane: given[name] if isinstance(given, Mapping) else given for lane, name in names.items()}
+        self.engines.append(FakeEngine(answerers, names, share_prefix))
         return self.engines[-1]
 
 
 def always(text: str) -> Answerer:
     return lambda request: text
+
+
+def right(task: FakeTask, wrong: Container[int] = ()) -> Answerer:
+    """Answers every question rightly but those numbered in `wrong`."""
+
+    def answer(request: Request) -> str:
+        index = int(request.id.partition("/")[2])
+        label = task.label(index)
+        return label if index not in wrong else {"yes": "no", "no": "yes"}[label]
+
+    return answer
+
+
+def stopping(answerer: Answerer, at: int, error: BaseException) -> Answerer:
+    """Answers `at` questions, then fails with `error`."""
+    asked: list[str] = []
+
+    def answer(request: Request) -> str | BaseException:
+        asked.append(request.id)
+        if len(asked) > at:
+            if isinstance(error, KeyboardInterrupt):
+                return error
+            raise error
+        return answerer(request)
+
+    return answer
+
+
+def vary(spec: RunSpec, **changes: Any) -> RunSpec:
+    return RunSpec(**{**spec.to_json(), **changes})
+
+
+def lines(directory: Path, name: str = "samples.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
+
+
+def record_of(directory: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((directory / "run.json").read_text())
+    return read
 
 
 def write_images(folder: Path, n: int) -> None:

@@ -53,18 +53,19 @@ CHAT: Chat = chatml(
 def build_processor(tokenizer: Any, recipe: Recipe) -> Any:
     """The `Qwen2_5_VLProcessor` around a word-level tokenizer.
 
-    It scales any image to about the area of a scene, so that the number of tokens stays near the trained one whatever
-    the image's shape.
+    It scales any image to about the area of a scene at the recipe's `shipped_side`, so that the number of tokens stays
+    near the trained one whatever the image's shape.
     """
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
+    pixels = (recipe.shipped_side or SIZE) ** 2
     sizes = {
         "patch_size": recipe.vision["patch_size"],
         "merge_size": recipe.vision["spatial_merge_size"],
         "temporal_patch_size": recipe.vision["temporal_patch_size"],
     }
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": SIZE**2, "longest_edge": SIZE**2}, **sizes),
+        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": pixels, "longest_edge": pixels}, **sizes),
         tokenizer=wrap_tokenizer(tokenizer, CHAT),
         video_processor=Qwen2VLVideoProcessor(**sizes),
         chat_template=CHAT.template,

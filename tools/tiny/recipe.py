@@ -89,6 +89,8 @@ class Recipe:
         family: Name in `tiny.families.FAMILIES`.
         vision_feature_layer: Of family llava: index of the ViT hidden state that the projector reads; -1 leaves no
             layer unused.
+        shipped_side: Of family qwen: the shipped processor scales a scene to this side in pixels, 0: to the side it was
+            trained at. Smaller makes seeing harder.
         optimisation: The optimiser.
         data: The training stream.
         budget: When training ends.
@@ -101,6 +103,7 @@ class Recipe:
     family: str = "llava"
     seed: int = 0
     vision_feature_layer: int = -1
+    shipped_side: int = 0
     optimisation: Optimisation = field(default_factory=Optimisation)
     data: Data = field(default_factory=Data)
     budget: Budget = field(default_factory=Budget)

@@ -1,0 +1,82 @@
+"""The answer stage of runs that differ in their method: one pass over the questions that any of them lacks."""
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from sinkbench.backend import Engine
+from sinkbench.errors import SinkbenchError
+from sinkbench.record import sample_row
+from sinkbench.reporter import Reporter
+from sinkbench.request import Request, Response
+from sinkbench.stages import Run
+from sinkbench.store import Row
+
+
+def answer(runs: Sequence[Run], engine: Engine, reporter: Reporter) -> None:
+    """Answer what is pending in runs; each batch is on disk before the next one begins.
+
+    Args:
+        runs: Runs of one task, with pending samples.
+        engine: Has the method of each under its `lane`.
+        reporter: Is told about progress.
+
+    Raises:
+        SinkbenchError: The engine left requests without response.
+    """
+    asked = _Asked(runs)
+    n_pending = sum(run.n_pending for run in runs)
+    total = sum(run.record["task"]["n_run"] for run in runs)
+    start = time.monotonic()
+    reporter.answering(total, total - n_pending)
+    for name, responses in engine.sweep(asked.requests(), asked.wanted):
+        rows = asked.rows(name, responses)
+        asked.runs[name].store.append(rows)
+        reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
+    reporter.finished()
+    asked.check_all_answered()
+    measured = {"wall_s": time.monotonic() - start, "shared_by": len(runs)}
+    for name, run in asked.runs.items():
+        run.record["efficiency"] = {**engine.stats(name), "n_answers": run.n_pending, **measured}
+
+
+def lane(run: Run) -> str:
+    """What the engine calls the method of a run: two runs may have one method with different parameters."""
+    return str(run.record["run_id"])
+
+
+class _Asked:
+    """The requests that are with the engine, and who asked them; their number does not grow with the task's."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = {lane(run): run for run in runs}
+        self._waiting: dict[str, dict[str, Request]] = {name: {} for name in self.runs}
+
+    def requests(self) -> Iterator[Request]:
+        """Every request that a run lacks, once; read in the engine's thread."""
+        for row in zip_longest(*(run.outstanding() for run in self.runs.values())):
+            # Runs that were prepared at different times may have different images for one question.
+            distinct: dict[Request, Request] = {}
+            for waiting, request in zip(self._waiting.values(), row, strict=True):
+                if request is not None:
+                    waiting[request.id] = distinct.setdefault(request, request)
+            yield from distinct
+
+    def wanted(self, name: str, request: Request) -> bool:
+        """Whether a run waits for the answer to a request."""
+        return self._waiting[name].get(request.id) == request
+
+    def rows(self, name: str, responses: Sequence[Response]) -> list[Row]:
+        """Lines of samples.jsonl from the responses to a run's requests, which wait no longer."""
+        waiting, task = self._waiting[name], self.runs[name].plan.spec.task
+        return [sample_row(task, waiting.pop(response.id), response) for response in responses]
+
+    def check_all_answered(self) -> None:
+        """See that no request waits.
+
+        Raises:
+            SinkbenchError: One does.
+        """
+        lost = [id for waiting in self._waiting.values() for id in waiting]
+        if lost:
+            raise SinkbenchError(f"the engine left {len(lost)} requests without response, for example {min(lost)}")

@@ -1,0 +1,185 @@
+"""One run on its way through the stages prepare, answer and score; run.json is kept true whatever happens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sinkbench.backend import Task
+from sinkbench.environment import environment, git_state
+from sinkbench.errors import UsageError
+from sinkbench.images import with_absolute_images, with_copied_images
+from sinkbench.plan import Plan
+from sinkbench.record import UNSCORED, Record, answered, new_record, question, resumed, touch
+from sinkbench.request import Request
+from sinkbench.store import RunStore, read_record
+
+
+class Run:
+    """One run.
+
+    Args:
+        plan: What to run.
+        task: Its task; None where only answers are made, which must work where lm-eval is not installed.
+        description: What the task says about itself; None likewise.
+
+    Attributes:
+        store: The run directory.
+        record: The content of run.json as it is to be.
+        n_pending: Samples without an answer: never asked, failed, or asked in other words or about another image.
+        reused: Nothing was to be done.
+
+    Raises:
+        UsageError: There is no task, and the run has not been prepared.
+    """
+
+    def __init__(self, plan: Plan, task: Task | None, description: dict[str, Any] | None) -> None:
+        self.plan = plan
+        self._task = task
+        self.store, self._described = _locate(plan, description)
+        self.record: Record = {}
+        self.n_pending = 0
+        self.reused = False
+        self._answered: dict[str, bytes] = {}
+
+    def begin(self, fresh: bool) -> None:
+        """Prepare if the spec says so, and see what an earlier process has left to do.
+
+        Args:
+            fresh: Forget what an earlier process did.
+        """
+        plan = self.plan
+        if fresh and plan.spec.stage != "score":
+            self.store.clear()
+        earlier = self.store.read_run()
+        run_id = plan.run_id(self._described)
+        record = new_record(run_id, plan.spec, plan.preset, plan.identity, plan.method, self._described)
+        self.record = resumed(record, earlier) if earlier else record
+        with recorded([self]):
+            if plan.spec.stage in ("all", "prepare"):
+                self._prepare()
+            self._survey()
+            if earlier and earlier["status"] == "success" and not self.n_pending and plan.spec.stage != "score":
+                self.record, self.reused = earlier, True
+            elif plan.spec.stage in ("all", "prepare"):
+                self.save("started", stage="prepare")
+
+    def outstanding(self) -> Iterator[Request | None]:
+        """The requests in order, None in the place of each that is answered."""
+        for request in self.store.requests():
+            known = self._answered.get(request.id)
+            yield request if known is None or known != question(request) else None
+
+    def note_machine(self, adapter: Any) -> None:
+        """Record what answers.
+
+        Raises:
+            UsageError: The run has answers of another type of weights; a run must not mix them.
+        """
+        dtype = str(adapter.dtype).removeprefix("torch.")
+        begun = self.record["model"]["dtype"]
+        if begun not in (None, dtype):
+            raise UsageError(
+                f"{self.store.directory} was begun in {begun}; here the model loads in {dtype}",
+                "Go on where it was begun, or start again with --fresh; a run with --dtype is a run of its own.",
+            )
+        self.record["model"] |= {"dtype": dtype, "device": str(adapter.device)}
+        self.record["env"] = environment()
+        self.save("started")
+
+    def end_answers(self) -> None:
+        """Count the failed samples: all have been asked."""
+        self._answered = {}
+        failures = self.store.failures()
+        n_failed = sum(request.id in failures for request in self.store.requests()) if failures else 0
+        self.record["task"]["n_failed"] = n_failed
+        self.save("started", stage="answer")
+
+    def score(self) -> None:
+        """Score every answer; failed samples are counted, not scored.
+
+        Raises:
+            UsageError: Some samples have not been asked.
+        """
+        assert self._task is not None
+        with recorded([self]):
+            task, n_asked = self.record["task"], 0
+            texts: dict[str, str] = {}
+            for row in self.store.newest():
+                n_asked += 1
+                if not row["error"]:
+                    texts[row["id"]] = row["text"]
+            if n_asked < task["n_run"]:
+                raise UsageError(
+                    f"{task['n_run'] - n_asked} of {task['n_run']} samples have not been asked yet",
+                    "Run the answer stage first: --stage answer.",
+                )
+            metrics, scores = self._task.score(texts)
+            rows = ({**row, **UNSCORED, **scores.get(row["id"], {})} for row in self.store.newest())
+            self.store.replace_samples(rows)
+            self.record["metrics"] = metrics
+            self.save("incomplete" if task["n_failed"] else "success", stage="score")
+
+    def reuse_note(self) -> str:
+        """Why there is nothing to do."""
+        made, now = self.record["env"]["git"]["commit"], git_state()[0]
+        other = "" if made == now else f" (made by commit {str(made)[:10]}, not by this one; --fresh makes it anew)"
+        return f"finished before, reused{other}"
+
+    def save(self, status: str, *, stage: str | None = None, error: Exception | None = None) -> None:
+        """Write run.json."""
+        self.record = touch({**self.record, "stage": stage or self.record["stage"]}, status, error)
+        self.store.write_run(self.record)
+
+    def _prepare(self) -> None:
+        """Write the questions down; copy the images when the run may be answered on another machine."""
+        assert self._task is not None
+        spec, images = self.plan.spec, self.plan.spec.output / "images"
+
+        def placed(request: Request) -> Request:
+            if spec.stage == "prepare":
+                return with_copied_images(request, images, self.store.directory)
+            return with_absolute_images(request)
+
+        self.store.write_requests(
+            replace(placed(request), generation=spec.generation.apply(request.generation))
+            for request in self._task.requests(images, spec.limit)
+        )
+
+    def _survey(self) -> None:
+        self._answered = answered(self.store.lines())
+        n_run = 0
+        for request in self.outstanding():
+            n_run += 1
+            self.n_pending += request is not None
+        self.record["task"]["n_run"] = n_run
+
+
+@contextmanager
+def recorded(runs: Sequence[Run]) -> Iterator[None]:
+    """Write into the records of runs why what they did was broken off."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for run in runs:
+            run.save("interrupted")
+        raise
+    except Exception as error:
+        for run in runs:
+            run.save("error", error=error)
+        raise
+
+
+def _locate(plan: Plan, description: dict[str, Any] | None) -> tuple[RunStore, dict[str, Any]]:
+    """The run directory, and the description of the run's task."""
+    output = plan.spec.output
+    if description is not None:
+        return RunStore(output / f"{plan.stem}__{plan.run_id(description)[:8]}"), description
+    for file in sorted(output.glob(f"{plan.stem}__*/run.json")):
+        record = read_record(file)
+        if record["run_id"] == plan.run_id(record["task"]):
+            return RunStore(file.parent), record["task"]
+    raise UsageError(
+        f"{output} holds no prepared run of {plan.title} with these settings",
+        "Prepare it first, with the same options: --stage prepare.",
+    )

@@ -1,0 +1,67 @@
+import dataclasses
+import hashlib
+import json
+import tracemalloc
+
+import pytest
+
+from sinkbench.record import answered, prompt_hash, question, sample_row
+from sinkbench.request import Generation, ImageRef, Message, Request, Response
+
+REQUEST = Request(
+    "t/0",
+    (Message("system", "Be brief."), Message("user", "<image>Is there a dog?")),
+    (ImageRef("a.png", "0" * 64),),
+    Generation(max_new_tokens=4, stop=("\n", "é")),
+)
+
+
+def row(request=REQUEST, error=""):
+    return sample_row("t", request, Response(request.id, "yes", finish="error" if error else "stop", error=error))
+
+
+def test_the_prompt_hash_is_that_of_earlier_releases():
+    asked = {key: value for key, value in dataclasses.asdict(REQUEST).items() if key in ("messages", "generation")}
+    assert prompt_hash(REQUEST) == hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def test_an_answer_is_known_by_its_question():
+    assert answered([row()]) == {"t/0": question(REQUEST)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": (Message("user", "<image>Is there a cat?"),)},
+        {"images": (ImageRef("a.png", "1" * 64),)},
+        {"generation": Generation(max_new_tokens=5)},
+    ],
+)
+def test_other_words_images_and_settings_are_another_question(changes):
+    assert question(dataclasses.replace(REQUEST, **changes)) != question(REQUEST)
+
+
+def test_an_image_may_lie_elsewhere():
+    assert question(dataclasses.replace(REQUEST, images=(ImageRef("b.png", "0" * 64),))) == question(REQUEST)
+
+
+def test_the_newest_line_says_whether_a_sample_is_answered():
+    other = dataclasses.replace(REQUEST, messages=(Message("user", "Is there a cat?"),))
+    assert answered([row(error="broken"), row()]) == {"t/0": question(REQUEST)}
+    assert answered([row(), row(error="broken")]) == {}
+    assert answered([row(), row(other)]) == {"t/0": question(other)}
+
+
+def test_what_is_answered_takes_little_memory():
+    n = 100_000
+    tracemalloc.start()
+    try:
+        known = answered({**ROW, "id": f"t/{i}"} for i in range(n))
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(known) == n
+    assert size < 25 * 2**20
+
+
+ROW = row()
