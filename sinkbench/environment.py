@@ -54,11 +54,12 @@ def package_versions() -> dict[str, str | None]:
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the source checkout and whether tracked files differ from it; (None, None) for an installed wheel.
 
-    Files below results/ are output, so that writing one board does not mark the next run as dirty.
+    Files below results/ are output, so that writing one board does not mark the next run as dirty. Where the tree was
+    copied without its history, `SINKBENCH_COMMIT` says what it was copied from, and nobody says whether it changed.
     """
     root = PACKAGE.parent
     if not (root / ".git").exists():
-        return None, None
+        return os.environ.get("SINKBENCH_COMMIT") or None, None
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     return commit or None, None if changed is None else bool(changed)

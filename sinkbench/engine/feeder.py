@@ -1,5 +1,7 @@
 """What happens on the CPU ahead of the model: encode prompts, plan batches, decode and preprocess images."""
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +18,18 @@ T = TypeVar("T")
 WINDOW = 4096
 """Requests that are encoded and sorted by length together; the rest waits as it came."""
 
+_FIRST_WINDOW = 512
+"""The model waits for the first window; the next ones are each twice as long."""
+
 _AHEAD = 2
 """Batches that are made ready while another one runs."""
 
-_WORKERS = 4
+_WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode and preprocess images; both leave Python's lock to others most of the time."""
+
+_SWITCH_SECONDS = 1e-4
+"""How long a thread keeps Python's lock while another one wants it. Every launch of a kernel gives the lock away; at
+Python's 5 ms the model would wait for the thread that encodes prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +59,13 @@ def feed(
         requests: What to answer; read as needed, in another thread.
         plan: Groups prompts into batches.
     """
-    with ThreadPoolExecutor(_WORKERS, "sinkbench-images") as pool:
-        yield from _ahead(_batches(adapter, iter(requests), plan, pool))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SWITCH_SECONDS))
+    try:
+        with ThreadPoolExecutor(_WORKERS, "sinkbench-images") as pool:
+            yield from _ahead(_batches(adapter, iter(requests), plan, pool))
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _batches(
@@ -60,7 +74,9 @@ def _batches(
     plan: Callable[[Sequence[Prompt]], list[list[Prompt]]],
     pool: ThreadPoolExecutor,
 ) -> Iterator[Ready]:
-    while window := list(islice(requests, WINDOW)):
+    size = _FIRST_WINDOW
+    while window := list(islice(requests, size)):
+        size = min(2 * size, WINDOW)
         prompts: list[Prompt] = []
         failures: list[tuple[Request, Response]] = []
         for request in window:
