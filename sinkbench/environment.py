@@ -54,12 +54,14 @@ def package_versions() -> dict[str, str | None]:
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the source checkout and whether tracked files differ from it; (None, None) for an installed wheel.
 
-    Files below results/ are output, so that writing one board does not mark the next run as dirty. Where the tree was
-    copied without its history, `SINKBENCH_COMMIT` says what it was copied from, and nobody says whether it changed.
+    Files below results/ are output, so that writing one board does not mark the next run as dirty. A copy of the tree
+    on another machine may have another history or none: there, `SINKBENCH_COMMIT` names the commit that was copied.
     """
-    root = PACKAGE.parent
-    if not (root / ".git").exists():
-        return os.environ.get("SINKBENCH_COMMIT") or None, None
+    copied = os.environ.get("SINKBENCH_COMMIT")
+    if copied:
+        return copied, None
+    if not (PACKAGE.parent / ".git").exists():
+        return None, None
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     return commit or None, None if changed is None else bool(changed)

@@ -21,6 +21,9 @@ from sinkbench.request import ImageRef, Request
 _CACHED_IMAGES = 4096
 """Image sizes and layouts remembered; questions about an image mostly follow each other."""
 
+_CACHED_ANSWERS = 1024
+"""Most answers to yes/no questions are one of a few."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageInputs:
@@ -102,6 +105,7 @@ class Adapter(ABC):
         self._render = self._chat.render
         self.image_size = lru_cache(_CACHED_IMAGES)(ImageRef.size)
         self._layout = lru_cache(_CACHED_IMAGES)(self.layout_of_size)
+        self._text = lru_cache(_CACHED_ANSWERS)(self._decode)
 
     def shared_facts(self) -> dict[str, tuple[Any, Any]]:
         """What processor and model must agree on: by name, what the one says and what the other does."""
@@ -207,7 +211,7 @@ class Adapter(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return self._text(tuple(ids))
 
     def forward(
         self, embeds: Tensor, positions: Tensor, cache: Any, deepstack: tuple[Tensor, Tensor] | None = None
@@ -240,6 +244,9 @@ class Adapter(ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, V) float32 logits of hidden states (…, d)."""
         return self.head(hidden).float()  # type: ignore[no-any-return]
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions[0]

@@ -1,7 +1,7 @@
 """The decode loop: choose tokens, end answers, drop finished samples, replay the pass where that is safe."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ _COMPACT_BELOW = 0.5
 _STOP_TAIL = 32
 """Tokens at an answer's end in which a stop string is looked for after each step."""
 
-_CAPTURE_AFTER = 2
+_CAPTURE_AFTER = 1
 """Passes of a batch that run uncaptured first: short answers never pay for a capture."""
 
 _CAPTURE_FOR = 12
@@ -63,7 +63,8 @@ class Decoder:
         finish: list[Literal["stop", "length"]] = ["length" for _ in self.prompts]
         while True:
             chosen = self._choose(scores, rows)
-            for row, token in enumerate(chosen.tolist()):
+            tokens, ahead = self._read_while_running(chosen)
+            for row, token in enumerate(tokens):
                 sample = rows[row]
                 if sample not in alive:
                     continue
@@ -78,11 +79,23 @@ class Decoder:
             if len(alive) <= _COMPACT_BELOW * len(rows):
                 kept = torch.tensor([row for row, sample in enumerate(rows) if sample in alive], device=chosen.device)
                 rows = [sample for sample in rows if sample in alive]
-                chosen = chosen[kept]
+                chosen, ahead = chosen[kept], None if ahead is None else ahead[kept]
                 self.stream.keep(kept)
                 self._captured, self._since_change = None, 0
-            scores = self._step(chosen)
+            scores = self._step(chosen) if ahead is None else ahead
         return [self._response(i, answers[i], finish[i]) for i in range(len(self.prompts))]
+
+    def _read_while_running(self, chosen: Tensor) -> tuple[list[int], Tensor | None]:
+        """The chosen tokens on the host; a captured pass over them is under way by then, if one more may be needed.
+
+        Returns:
+            Tokens (R,), and the scores of the pass or None.
+        """
+        if self._captured is None or self.steps + 1 >= self.settings.max_new_tokens:
+            return chosen.tolist(), None
+        read = _reader(chosen)
+        scores = self._step(chosen)
+        return read(), scores
 
     def _step(self, tokens: Tensor) -> Tensor:
         """One decode pass; replayed once it has been captured."""
@@ -138,6 +151,22 @@ class Decoder:
             visual_tokens_kept=visual_tokens,
             finish=finish,
         )
+
+
+def _reader(tokens: Tensor) -> Callable[[], list[int]]:
+    """Start to copy tokens (R,) to the host; the function waits for them, and not for what the device does next."""
+    if not tokens.is_cuda:
+        return tokens.tolist
+    host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    host.copy_(tokens, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def read() -> list[int]:
+        copied.synchronize()
+        return host.tolist()
+
+    return read
 
 
 def _generator(request: Request, seed: int, device: torch.device) -> torch.Generator | None:

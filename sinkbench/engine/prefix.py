@@ -10,7 +10,7 @@ from sinkbench.adapters.base import Adapter, ImageFeatures
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Stage, State
-from sinkbench.engine.prompt import Prompt, Segment, flush_left
+from sinkbench.engine.prompt import Prompt, Segment, flush
 from sinkbench.methods.base import Intervention
 
 
@@ -95,13 +95,13 @@ def prefill_prefixes(
     for start in range(0, len(owners), step):
         chunk = owners[start : start + step]
         spans = [(0, prompts[number].prefix_length) for number in chunk]
-        segment = Segment.stack([prompts[number] for number in chunk], spans, device, flush=flush_left, length=longest)
+        segment = Segment.stack([prompts[number] for number in chunk], spans, device, "left", longest)
         rows = slice(start, start + len(chunk))
         roles[rows] = segment.roles
         acting = []
         for name, method in methods.items():
             laid_out = {
-                mark: flush_left([marks[name][number][mark] for number in chunk], spans, device, longest)
+                mark: flush([marks[name][number][mark] for number in chunk], spans, device, "left", longest)
                 for mark in marks[name][chunk[0]]
             }
             states[name].append(State(laid_out))

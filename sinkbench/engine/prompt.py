@@ -4,13 +4,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sinkbench.engine.context import Role
 from sinkbench.request import ImageRef, Request
+
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,6 @@ class Prompt:
         )
 
 
-class Flush(Protocol):
-    """Lays out one value a token for several prompts: `flush_left` or `flush_right`."""
-
-    def __call__(
-        self, values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
-    ) -> Tensor:
-        """See `flush_right`."""
-
-
 @dataclass(frozen=True, eq=False)
 class Segment:
     """A padded stretch of several prompts.
@@ -145,7 +139,7 @@ class Segment:
         prompts: Sequence[Prompt],
         spans: Sequence[tuple[int, int]],
         device: torch.device,
-        flush: "Flush",
+        side: Side,
         length: int = 0,
     ) -> "Segment":
         """Lay out the tokens [start, end) of each prompt.
@@ -154,46 +148,39 @@ class Segment:
             prompts: B prompts.
             spans: Start and end for each.
             device: Where the tensors go.
-            flush: Which side the tokens stand on.
+            side: Which side the tokens stand on.
             length: S, if more than the longest.
         """
-        ids = flush([p.ids for p in prompts], spans, device, length)
-        roles = flush([p.roles for p in prompts], spans, device, length)
-        axes = range(prompts[0].positions.shape[0])
-        positions = torch.stack([flush([p.positions[axis] for p in prompts], spans, device, length) for axis in axes])
+        ids = flush([p.ids for p in prompts], spans, device, side, length)
+        roles = flush([p.roles for p in prompts], spans, device, side, length)
+        by_token = flush([p.positions.T for p in prompts], spans, device, side, length)
+        positions = by_token.permute(2, 0, 1).contiguous()
         padded = any(end - start < ids.shape[1] for start, end in spans)
         return cls(ids, roles, positions, padded)
 
 
-def flush_right(
-    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
+def flush(
+    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, side: Side, length: int = 0
 ) -> Tensor:
-    """Lay out one value a token, padding in front: the last token of every prompt is the last of its row.
+    """Lay out one value a token, or several.
 
     Args:
-        values: (L_i,) of each of B prompts.
+        values: (L_i,) or (L_i, n) of each of B prompts.
         spans: Start and end for each.
         device: Where the result goes.
+        side: Where the tokens stand: "right", so that the last of every prompt are below each other, or "left", so that
+            a causal mask hides the padding behind them.
         length: S, if more than the longest.
 
     Returns:
-        (B, S), 0 (which is `Role.PAD`) or False where there is padding.
+        (B, S) or (B, S, n), 0 (which is `Role.PAD`) or False where there is padding.
     """
-    return _flush(values, spans, length, lambda width, total: slice(total - width, total)).to(device)
-
-
-def flush_left(
-    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], device: torch.device, length: int = 0
-) -> Tensor:
-    """The same with the padding behind, where a causal mask hides it."""
-    return _flush(values, spans, length, lambda width, total: slice(0, width)).to(device)
-
-
-def _flush(
-    values: Sequence[Tensor], spans: Sequence[tuple[int, int]], length: int, place: Callable[[int, int], slice]
-) -> Tensor:
-    total = max(length, *(end - start for start, end in spans))
-    laid_out = values[0].new_zeros(len(values), total)
-    for row, (value, (start, end)) in enumerate(zip(values, spans, strict=True)):
-        laid_out[row, place(end - start, total)] = value[start:end]
-    return laid_out
+    cut = [value[start:end] for value, (start, end) in zip(values, spans, strict=True)]
+    padding = "left" if side == "right" else "right"
+    laid_out = pad_sequence(cut, batch_first=True, padding_side=padding).to(device, non_blocking=True)
+    missing = length - laid_out.shape[1]
+    if missing <= 0:
+        return laid_out
+    wider = laid_out.new_zeros(len(cut), length, *laid_out.shape[2:])
+    (wider[:, missing:] if side == "right" else wider[:, :-missing]).copy_(laid_out)
+    return wider

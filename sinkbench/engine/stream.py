@@ -13,7 +13,7 @@ from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Role, Stage, State
 from sinkbench.engine.grouped import GroupedDecode
 from sinkbench.engine.prefix import Prefixes
-from sinkbench.engine.prompt import Prompt, Segment, flush_right
+from sinkbench.engine.prompt import Prompt, Segment, flush
 from sinkbench.engine.rope import is_steady
 from sinkbench.methods.base import Intervention
 
@@ -215,7 +215,7 @@ class Stream:
         marks = [self.method.token_marks(prompt) for prompt in prompts]
         spans = [(start, len(prompt)) for start, prompt in zip(starts, prompts, strict=True)]
         device = self.adapter.device
-        return {name: flush_right([own[name] for own in marks], spans, device) for name in marks[0]}
+        return {name: flush([own[name] for own in marks], spans, device, "right") for name in marks[0]}
 
     def _extend_marks(self, start: int, end: int, offset: int) -> None:
         """Let the method's state hold its marks of all slots up to suffix token `end`."""
@@ -259,7 +259,7 @@ def _branches(
 def _flushed(prompts: Sequence[Prompt], starts: Sequence[int], device: torch.device) -> Segment:
     """The prompts from `starts` on, the last tokens below each other."""
     spans = [(start, len(prompt)) for start, prompt in zip(starts, prompts, strict=True)]
-    return Segment.stack(prompts, spans, device, flush_right)
+    return Segment.stack(prompts, spans, device, "right")
 
 
 def _with_blank(values: Tensor, rows: int) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from harness import adapter, image, request
 
 from sinkbench.engine.context import Role
-from sinkbench.engine.prompt import Segment, flush_right
+from sinkbench.engine.prompt import Segment, flush
 from sinkbench.request import Message, Request
 
 
@@ -43,7 +43,7 @@ def test_values_are_laid_out_like_the_tokens():
     a = adapter("llava")
     prompts = [a.encode(request(text, text)) for text in ("one ?", "how many red cat are there ?", "what ?")]
     spans = [(1, len(prompts[0])), (2, len(prompts[1])), (len(prompts[2]), len(prompts[2]))]
-    segment = Segment.stack(prompts, spans, a.device, flush_right)
+    segment = Segment.stack(prompts, spans, a.device, "right")
     assert segment.padded
     longest = len(prompts[1]) - 2
     for row, (prompt, (start, end)) in enumerate(zip(prompts, spans, strict=True)):
@@ -51,5 +51,5 @@ def test_values_are_laid_out_like_the_tokens():
         assert segment.ids[row].tolist() == [0] * empty + prompt.ids[start:end].tolist()
         assert segment.roles[row].tolist() == [Role.PAD] * empty + prompt.roles[start:end].tolist()
         assert segment.positions[0, row, empty:].tolist() == list(range(start, end))
-    marks = flush_right([p.roles == Role.QUERY for p in prompts], spans, a.device)
+    marks = flush([p.roles == Role.QUERY for p in prompts], spans, a.device, "right")
     assert torch.equal(marks, segment.roles == Role.QUERY)

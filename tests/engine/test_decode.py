@@ -1,0 +1,69 @@
+"""The decode loop where passes are captured: one more is under way while the host reads the tokens of the last."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from harness import ACTIVE, adapter, answers, method, request, requests
+
+from sinkbench.engine import decode
+from sinkbench.engine.generate import Engine
+
+LONG = 24
+
+
+class Replayed:
+    """Stands in for a captured pass on a machine that cannot capture one."""
+
+    made = 0
+
+    def __init__(self, run, name):
+        Replayed.made += 1
+        self.replay = run
+
+
+def asked():
+    """Answers of many lengths: random models end some of them early."""
+    long = [replace(r, generation=replace(r.generation, max_new_tokens=LONG)) for r in requests()]
+    return [*long, request("stops", "what do you see ?", max_new_tokens=LONG, stop=("dog", "see"))]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("name", ACTIVE)
+def test_replayed_passes_give_the_same_answers(family, name, monkeypatch):
+    a = adapter(family)
+    expected = answers(a, method(name), asked())
+    assert len({len(text.split()) for text in expected.values()}) > 2, "answers should end at different steps"
+    monkeypatch.setattr(decode, "CapturedPass", Replayed)
+    Replayed.made = 0
+    engine = Engine(a, method(name))
+    engine.static = engine.graphs = True
+    got = {r.id: r for batch in engine.answer(asked()) for r in batch}
+    assert {key: r.text for key, r in got.items()} == expected
+    assert Replayed.made >= 1
+    assert all(r.new_tokens <= LONG for r in got.values())
+
+
+def test_a_method_that_is_not_capturable_is_not_captured(monkeypatch):
+    a = adapter("llava")
+    monkeypatch.setattr(decode, "CapturedPass", Replayed)
+    Replayed.made = 0
+    engine = Engine(a, method("greedy"))
+    engine.static = engine.graphs = True
+    monkeypatch.setattr(type(engine.lanes["greedy"].method), "capturable", False)
+    list(engine.answer(asked()))
+    assert Replayed.made == 0
+
+
+def test_short_answers_are_never_captured(monkeypatch):
+    a = adapter("llava")
+    monkeypatch.setattr(decode, "CapturedPass", Replayed)
+    Replayed.made = 0
+    engine = Engine(a, method("greedy"))
+    engine.static = engine.graphs = True
+    list(engine.answer([request(str(i), "one ?", max_new_tokens=8) for i in range(3)]))
+    assert Replayed.made == 0
+
+
+def test_greedy_tokens_are_read_in_order():
+    assert decode._reader(torch.tensor([3, 1, 2]))() == [3, 1, 2]
