@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out: plain values, no model and no lm-eval."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -123,7 +123,7 @@ class Request:
             id=row["id"],
             messages=tuple(Message(**m) for m in row["messages"]),
             images=tuple(ImageRef(**i) for i in row["images"]),
-            generation=replace(Generation(**{**row["generation"], "stop": ()}), stop=tuple(row["generation"]["stop"])),
+            generation=Generation(**{**row["generation"], "stop": tuple(row["generation"]["stop"])}),
         )
 
 

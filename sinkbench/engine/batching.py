@@ -29,29 +29,31 @@ class Budget:
         samples: Most samples.
         slots: Most slots of the KV cache, those of shared prefixes counted once.
         pass_tokens: Most tokens in one pass over prompts. One sample alone may take more.
+        branches: How often each sample is decoded: twice where a method contrasts two branches.
     """
 
     samples: int
     slots: int = 1 << 62
     pass_tokens: int = 1 << 62
+    branches: int = 1
 
     def capped(self, samples: int) -> "Budget":
         """The same with at most so many samples."""
         return replace(self, samples=min(self.samples, samples))
 
     @classmethod
-    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"]) -> "Budget":
+    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"], branches: int = 1) -> "Budget":
         """A fixed number of samples, or what the device's free memory holds."""
         kind = adapter.device.type if adapter.device.type in _SAMPLES else "cpu"
         if batch_size != "auto":
-            return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size))
+            return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size), branches=branches)
         if kind == "cuda":
             free = torch.cuda.mem_get_info(adapter.device)[0]
             free += torch.cuda.memory_reserved(adapter.device) - torch.cuda.memory_allocated(adapter.device)
         else:
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         per_token = kv_bytes_per_token(adapter.language_model.config, adapter.dtype)
-        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * free / per_token), _PASS_TOKENS[kind])
+        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * free / per_token), _PASS_TOKENS[kind], branches)
 
 
 @dataclass
@@ -69,7 +71,7 @@ class _Draft:
         prefix = max(self.prefix, group[0].prefix_length)
         suffix = max(self.suffix, *(len(p) - p.prefix_length for p in group))
         room = group[0].request.generation.max_new_tokens
-        slots = (self.prefixes + 1) * prefix + samples * (suffix + room)
+        slots = (self.prefixes + 1) * prefix + budget.branches * samples * (suffix + room)
         within = samples * suffix <= budget.pass_tokens or samples == 1
         return samples <= budget.samples and slots <= budget.slots and within
 

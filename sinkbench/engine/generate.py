@@ -86,7 +86,8 @@ class Engine:
             name: Lane(method.bind(adapter.info), bool(method.edits & (Stage.VISION | Stage.PREFIX)))
             for name, method in named.items()
         }
-        self.budget = Budget.of(adapter, batch_size)
+        branches = 2 if any(method.contrasts for method in named.values()) else 1
+        self.budget = Budget.of(adapter, batch_size, branches)
         self.seed = seed
         self.share_prefix = share_prefix
         self.static = adapter.device.type == "cuda"

@@ -1,5 +1,7 @@
 """Which prompts are answered together."""
 
+import os
+
 import pytest
 from harness import adapter, image, request
 
@@ -41,3 +43,38 @@ def test_longest_first_and_equal_settings_together():
 
 def test_nothing_to_answer_makes_no_batch():
     assert plan_batches([], Budget(8)) == []
+
+
+def test_memory_bounds_a_batch_and_a_second_branch_counts():
+    """Slots: each shared prefix once, each question's own part and the room for its answer for every branch."""
+    asked = prompts(4, 3)
+    prefix, own = asked[0].prefix_length, max(len(p) - p.prefix_length for p in asked) + 6
+    for images, branches in ((1, 1), (2, 1), (2, 2), (4, 2)):
+        slots = images * prefix + branches * 3 * images * own
+        batches = plan_batches(asked, Budget(64, slots, branches=branches))
+        assert max(map(len, batches)) == 3 * images
+        assert max(map(len, plan_batches(asked, Budget(64, slots - 1, branches=branches)))) < 3 * images
+
+
+def test_tokens_of_a_pass_bound_a_batch_and_one_sample_always_fits():
+    asked = prompts(2, 4)
+    longest = max(len(p) - p.prefix_length for p in asked)
+    assert max(map(len, plan_batches(asked, Budget(64, pass_tokens=3 * longest)))) <= 3
+    assert {len(batch) for batch in plan_batches(asked, Budget(64, slots=1, pass_tokens=1))} == {1}
+
+
+def test_automatic_budget_follows_free_memory_and_contrast():
+    from harness import method
+
+    from sinkbench.engine.batching import _MEMORY_SHARE
+    from sinkbench.engine.cache import kv_bytes_per_token
+    from sinkbench.engine.generate import Engine
+
+    a = adapter("llava")
+    plain, contrast = (Engine(a, method(name)).budget for name in ("greedy", "pai"))
+    assert (plain.branches, contrast.branches) == (1, 2)
+    per_token = kv_bytes_per_token(a.language_model.config, a.dtype)
+    assert per_token == 2 * 6 * 2 * 16 * 4
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < plain.slots < _MEMORY_SHARE * free / per_token
+    assert Engine(a, method("greedy"), batch_size=7).budget.samples == 7

@@ -4,7 +4,9 @@ import pytest
 import torch
 from harness import ACTIVE, FAMILIES, NEUTRAL, adapter, answers, close, forced_tokens, logits, method, requests, stream
 
+from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
+from sinkbench.methods.base import Intervention, Method
 
 families = pytest.mark.parametrize("family", FAMILIES)
 active = pytest.mark.parametrize("name", ACTIVE)
@@ -177,3 +179,36 @@ def test_sampling_does_not_depend_on_the_batch(family):
     together = answers(a, m, asked)
     assert together == answers(a, m, asked, batch_size=1)
     assert together != answers(a, m, asked, seed=1)
+
+
+class ScalesPrefix(Method):
+    """Edits the prefix: halves every head's output at image tokens."""
+
+    name = "scales-prefix"
+    summary = ""
+    paper = None
+    edits = Stage.PREFIX
+
+    class Bound(Intervention):
+        def edit_heads(self, layer, heads, ctx):
+            return heads * 0.5 if ctx.stage is Stage.PREFIX else heads
+
+    def bind(self, model):
+        return self.Bound()
+
+
+@families
+def test_a_method_that_edits_the_prefix_has_one_of_its_own(family):
+    a, asked = adapter(family), requests()
+    forced = forced_tokens(len(asked), 2)
+    edited, plain = (logits(a, m, asked, forced) for m in (ScalesPrefix(), method("greedy")))
+    for row, request in enumerate(asked):
+        assert ((edited[row] - plain[row]).abs().max() > 1e-3) == bool(request.images)
+    close(edited, torch.cat([logits(a, ScalesPrefix(), [r], f[None]) for r, f in zip(asked, forced, strict=True)]))
+    engine = Engine(a, {"edits": ScalesPrefix(), "greedy": method("greedy")})
+    together: dict[str, dict[str, str]] = {"edits": {}, "greedy": {}}
+    for name, responses in engine.sweep(asked, lambda *_: True):
+        together[name] |= {response.id: response.text for response in responses}
+    assert together["greedy"] == answers(a, method("greedy"), asked)
+    assert together["edits"] == answers(a, ScalesPrefix(), asked)
+    assert together["edits"] != together["greedy"]
