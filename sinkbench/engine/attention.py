@@ -92,7 +92,7 @@ class Pass:
         if has_kernels(query) and whole and query.shape[2] > 1 and method.is_grouped and not method.score_gains(layer):
             return grouped_suffix(query, keys, method, layer, ctx, scaling)
         explicit = ExplicitRows.of(query[:, :, rows], keys, rows, layer, ctx, method, scaling)
-        if query.is_cuda and whole:
+        if has_kernels(query) and whole:
             return keys.mix(explicit.edited).to(query.dtype)
         out = fused_attention(query, keys, ctx, scaling)
         if explicit.edits:

@@ -30,11 +30,10 @@ class CapturedPass:
             self._graph.capture_begin()
             try:
                 self._logits = run()
-            except torch.OutOfMemoryError:
-                self._abandon()
-                raise
-            except RuntimeError as error:
-                self._abandon()
+            except BaseException as error:
+                self._abandon()  # Whatever went wrong, an open capture would fail everything after it.
+                if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
+                    raise
                 raise SinkbenchError(
                     f"{name} declares its decode pass capturable, and it is not: {error}",
                     "Set `capturable = False` in its intervention, or remove what reads back from the device.",

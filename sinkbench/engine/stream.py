@@ -11,7 +11,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Role, Stage, State
-from sinkbench.engine.grouped import GroupedDecode
+from sinkbench.engine.grouped import GroupedDecode, has_kernels
 from sinkbench.engine.prefix import Prefixes
 from sinkbench.engine.prompt import Prompt, Segment, flush
 from sinkbench.engine.rope import is_steady
@@ -226,7 +226,7 @@ class Stream:
 
     def _forward(self, embeds: Tensor, positions: Tensor, method: Intervention, ctx: Context) -> Tensor:
         adapter = self.adapter
-        kernels = self.decode if embeds.is_cuda else None
+        kernels = self.decode if has_kernels(embeds) else None
         active = Pass(((method, ctx),), self.cache, decode=kernels, longest=self.longest)
         with attached(adapter.language_model, adapter.layers, active):
             return adapter.forward(embeds, positions, self.cache)
