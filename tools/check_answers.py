@@ -1,8 +1,8 @@
 """Are a whole model's answers on a GPU those of plain torch? `python tools/check_answers.py --out answers.json`.
 
-The engine's shortcuts (Triton kernels, CUDA graphs, shared prefixes, batches) are turned off one by one, in float32 where
-rounding cannot hide a fault. A text that then differs is counted, and the first few are kept. Exits with 1 if more than
-2 % differ anywhere.
+The engine's shortcuts (Triton kernels, CUDA graphs, shared prefixes, batches) are turned off one by one, in float32
+where rounding cannot hide a fault. A text that then differs is counted, and the first few are kept. Exits with 1 if
+more than 2 % differ anywhere.
 """
 
 import argparse
