@@ -116,12 +116,11 @@ def materialise(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 def reference(case: Case, factors: Tensor | None = None, gains: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Output (B, H, Q, d) and mass by group (B, H, Q, NG), float64, by explicit weights."""
-    k, v, visible = materialise(case)
-    share = case.query.shape[1] // k.shape[1]
-    k, v = k.double().repeat_interleave(share, dim=1), v.double().repeat_interleave(share, dim=1)
-    codes = case.codes[:, : k.shape[2]].long()
+    _, v, visible = materialise(case)
+    v = v.double().repeat_interleave(case.query.shape[1] // v.shape[1], dim=1)
+    codes = case.codes[:, : v.shape[2]].long()
     index = codes.masked_fill(codes == PAD, 0)[:, None, None, :]
-    scores = case.query.double() @ k.transpose(2, 3) * case.scaling
+    scores = _scores(case)
     if gains is not None:
         scores = scores + gains.double()[index] * scores.abs()
     weights = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
@@ -130,6 +129,22 @@ def reference(case: Case, factors: Tensor | None = None, gains: Tensor | None = 
     if factors is not None:
         weights = weights * factors.double().gather(3, index)
     return weights @ v, mass
+
+
+def column_reference(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Over the rows that are no padding: mass (B, H, K), plogp (B, H, K), and each row's entropy (B, H, Q); float64."""
+    _, _, visible = materialise(case)
+    q, k = visible.shape[1:]
+    is_row = (case.codes[:, k - q : k] != PAD)[:, None, :, None]
+    weights = _scores(case).masked_fill(~visible[:, None], -torch.inf).softmax(-1) * is_row
+    plogp = torch.xlogy(weights, weights)
+    return weights.sum(2), plogp.sum(2), -plogp.sum(3)
+
+
+def _scores(case: Case) -> Tensor:
+    """(B, H, Q, K) float64 scaled scores, without mask."""
+    k = materialise(case)[0].double().repeat_interleave(case.query.shape[1] // case.keys.own_k.shape[1], dim=1)
+    return case.query.double() @ k.transpose(2, 3) * case.scaling
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -36,6 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=min(6, os.cpu_count() or 1), help="data processes")
     parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds, if any")
     parser.add_argument("--no-compile", action="store_true", help="run the layers uncompiled")
+    parser.add_argument("--start", type=Path, help="of family smol: folder of an earlier stage to go on from")
     parser.add_argument("--only", choices=("train", "evaluate"), help="do one half: train and save, or evaluate OUT")
     return parser.parse_args(arguments)
 
@@ -87,18 +88,18 @@ def train(options: argparse.Namespace, recipe: "Recipe", device: "torch.device")
     import torch
     from tiny.families import family_of
     from tiny.loop import Trainer
-    from tiny.model import save_model
     from tiny.packed import parameter_counts
     from tiny.progress import Progress
-    from tiny.text import build_tokenizer
-
-    from sinkbench.scenes.dialogue import vocabulary
 
     torch.set_float32_matmul_precision("high")
     family = family_of(recipe)
-    tokenizer = build_tokenizer(vocabulary(), family.chat)
+    tokenizer = family.tokenizer(recipe)
     processor = family.build_processor(tokenizer, recipe)
     model = family.build_model(recipe, tokenizer)
+    if options.start is not None:
+        from tiny.smol import start_from
+
+        start_from(model, options.start)
     forward = family.forward(model, processor, family.chat).to(device)
     trainer = Trainer(recipe, forward, tokenizer, options.out, options.workers)
     if trainer.checkpoint.exists():
@@ -109,7 +110,7 @@ def train(options: argparse.Namespace, recipe: "Recipe", device: "torch.device")
     print(f"{recipe.name}: {parameters['total'] / 1e6:.2f} M parameters on {device}", file=sys.stderr)
     with Progress(recipe.name) as progress:
         trainer.run(progress)
-    save_model(model, processor, options.out)
+    family.save(model, processor, options.out, recipe)
     summary = {
         "recipe": recipe.to_json(),
         "class": type(model).__name__,

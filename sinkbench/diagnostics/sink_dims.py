@@ -11,6 +11,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from sinkbench.diagnostics.sink_metric import first_token
+
 MOST_LAYERS = 0.5
 """A sink dimension stands out in more than this share of the layers looked at."""
 
@@ -37,7 +39,11 @@ class SinkDims:
 
 
 def default_tau(hidden_size: int) -> float:
-    """20 as VAR has it; half the largest ratio that is possible at all, √d, where d is too small for 20."""
+    """The detector's threshold: 20 as VAR has it; half the largest possible ratio, √d, where d is too small for 20.
+
+    Tokens are judged by `visual_sinks.tau_for`, which keeps VAR's share of a token's energy and so is lower for small
+    d: one of a few known dimensions reaches a ratio by chance less often than any of all d.
+    """
     return min(20.0, sqrt(hidden_size) / 2)
 
 
@@ -76,5 +82,5 @@ def find_sink_dims(hidden: Tensor, layers: tuple[int, ...], tau: float) -> SinkD
 
 
 def first_tokens(hidden: Tensor, valid: Tensor) -> Tensor:
-    """(B, d) hidden state of the first valid token of each left-padded sample; hidden (B, Q, d), valid (B, Q)."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), valid.int().argmax(dim=1)]
+    """(B, d) hidden state of the first valid token of each sample; hidden (B, Q, d), valid (B, Q)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), first_token(valid)]

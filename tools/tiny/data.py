@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sinkbench.scenes.dialogue import training_turns
 from sinkbench.scenes.pack import PackedScenes, pack
 from sinkbench.scenes.render import Renderer
 from sinkbench.scenes.scene import SceneConfig, sample_scene, scene_rng
@@ -53,21 +52,24 @@ class TrainingSteps(Dataset[HostBatch]):
 
     Args:
         recipe: Family, batch size, seed, difficulty and tokens an image.
-        tokenizer: The word-level `tokenizers.Tokenizer`.
+        tokenizer: The family's `tokenizers.Tokenizer`.
+        prefix: Tokens of the prefix, image included.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Any, prefix: int) -> None:
         self._data = recipe.data
         self._batch_size = recipe.optimisation.batch_size
         self._config = scene_config(recipe)
-        self._encoder = TurnEncoder(tokenizer, family_of(recipe).chat)
+        family = family_of(recipe)
+        self._dialogue = family.dialogue(recipe)
+        self._encoder = TurnEncoder(tokenizer, family.chat, prefix)
 
     def __getitem__(self, step: int) -> HostBatch:
         scenes, dialogues = [], []
         for index in range(step * self._batch_size, (step + 1) * self._batch_size):
             scene = sample_scene("train", self._data.seed, index, self._config)
             scenes.append(scene)
-            dialogues.append(training_turns(scene, scene_rng("train", self._data.seed, index, "dialogue")))
+            dialogues.append(self._dialogue(scene, scene_rng("train", self._data.seed, index, "dialogue")))
         return HostBatch(pack(scenes), self._encoder.pack(dialogues, self._data.turn_tokens))
 
 
@@ -91,7 +93,9 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def batches(recipe: Recipe, tokenizer: Any, first: int, workers: int, device: torch.device) -> Iterator[Batch]:
+def batches(
+    recipe: Recipe, tokenizer: Any, first: int, workers: int, device: torch.device, prefix: int = 0
+) -> Iterator[Batch]:
     """The training stream from step `first` on, without end.
 
     Args:
@@ -100,9 +104,10 @@ def batches(recipe: Recipe, tokenizer: Any, first: int, workers: int, device: to
         first: Number of the first step.
         workers: Processes that make scenes and text; 0 makes them in this one.
         device: Where images are drawn.
+        prefix: Tokens of the prefix, image included.
     """
     loader: DataLoader[HostBatch] = DataLoader(
-        TrainingSteps(recipe, tokenizer),
+        TrainingSteps(recipe, tokenizer, prefix),
         batch_size=None,
         sampler=_From(first),
         num_workers=workers,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sinkbench.scenes.language import words
-from sinkbench.scenes.questions import DESCRIBE, is_there
+from sinkbench.scenes.questions import DESCRIBE, SHORT_SUFFIX, is_there
 from sinkbench.scenes.render import Renderer
 from sinkbench.scenes.scene import DEFAULT, Scene
 from sinkbench.scenes.world import CATEGORIES
@@ -49,7 +49,7 @@ def evaluate(folder: Path, recipe: Recipe, device: torch.device) -> dict[str, An
     images = torch.cat([renderer.render(scenes[at : at + step]) for at in range(0, len(scenes), step)])
 
     probes = make_probes(scenes)
-    asked = [(probe.image, probe.question) for probe in probes]
+    asked = [(probe.image, _question(probe, settings.short)) for probe in probes]
     answers = answer(model, processor, images, asked, settings.batch_size, MAX_WORDS)
     describe = [(index, DESCRIBE) for index in range(len(scenes))]
     captions = answer(model, processor, images, describe, settings.batch_size, MAX_CAPTION)
@@ -66,6 +66,11 @@ def evaluate(folder: Path, recipe: Recipe, device: torch.device) -> dict[str, An
     }
 
 
+def _question(probe: Probe, short: bool) -> str:
+    """The question, with the instruction for a short answer where it is wanted and fits."""
+    return probe.question + SHORT_SUFFIX if short and not probe.group.startswith("mcq") else probe.question
+
+
 def probe_scores(probes: Sequence[Probe], answers: Sequence[str]) -> dict[str, float]:
     """Accuracy of every group with the rate of its most frequent right answer; F1 and yes-rate for yes/no groups.
 
@@ -75,7 +80,7 @@ def probe_scores(probes: Sequence[Probe], answers: Sequence[str]) -> dict[str, f
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for probe, text in zip(probes, answers, strict=True):
-        groups.setdefault(probe.group, []).append((probe.answer, text.strip()))
+        groups.setdefault(probe.group, []).append((_plain(probe.answer), _plain(text)))
     scores: dict[str, float] = {}
     for group, pairs in groups.items():
         scores[f"{group}/accuracy"] = sum(truth == given for truth, given in pairs) / len(pairs)
@@ -115,10 +120,15 @@ def caption_scores(scenes: Sequence[Scene], captions: Sequence[str]) -> dict[str
     }
 
 
+def _plain(answer: str) -> str:
+    """An answer without case, white space around it and a full stop."""
+    return answer.strip().removesuffix(".").lower()
+
+
 def mentioned(caption: str) -> set[str]:
     """Categories that a caption names in singular or plural, the longest name first ("hot dog" is no dog)."""
     names = {tuple(words(form)): c.name for c in CATEGORIES.values() for form in (c.name, c.plural)}
-    tokens, found, at = words(caption), set(), 0
+    tokens, found, at = words(caption.lower()), set(), 0
     while at < len(tokens):
         for length in (2, 1):
             if name := names.get(tuple(tokens[at : at + length])):

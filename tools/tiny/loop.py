@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from sinkbench.errors import SinkbenchError, UsageError
 from tiny.data import Batch, batches
 from tiny.packed import PackedForward
-from tiny.packing import IGNORED
 from tiny.progress import Progress
 from tiny.recipe import Optimisation, Recipe
 
@@ -49,12 +48,9 @@ def learning_rate(settings: Optimisation, step: int, fraction: float) -> float:
     return settings.learning_rate * (floor + (1 - floor) * cosine) * min(1.0, (step + 1) / settings.warmup_steps)
 
 
-def build_optimiser(model: nn.Module, settings: Optimisation, fused: bool) -> torch.optim.AdamW:
-    """AdamW that decays only the matrices inside layers."""
-    named = list(model.named_parameters())
-    decayed = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
-    rest = [p for name, p in named if p.ndim < 2 or "embed" in name]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def build_optimiser(forward: PackedForward, settings: Optimisation, fused: bool) -> torch.optim.AdamW:
+    """AdamW over the forward's parameter groups."""
+    groups = forward.parameter_groups(settings)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=fused)
 
 
@@ -76,7 +72,8 @@ class Trainer:
         self.folder = folder
         self.workers = workers
         self.device = forward.prefix_ids.device
-        self.optimiser = build_optimiser(forward.model, recipe.optimisation, fused=self.device.type == "cuda")
+        self.optimiser = build_optimiser(forward, recipe.optimisation, fused=self.device.type == "cuda")
+        self._trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.state = State()
         self._interrupted = False
 
@@ -151,7 +148,9 @@ class Trainer:
         state, started = self.state, time.monotonic() - self.state.seconds
         saved_at = state.seconds
         mark, total = State(state.step, state.seconds), torch.zeros((), device=self.device)
-        stream = batches(self.recipe, self.tokenizer, state.step, self.workers, self.device)
+        stream = batches(
+            self.recipe, self.tokenizer, state.step, self.workers, self.device, len(self.forward.prefix_ids)
+        )
         while not self._interrupted and (fraction := self._spent()) < 1.0:
             rate = learning_rate(self.recipe.optimisation, state.step, fraction)
             total += self._step(next(stream), rate)
@@ -194,14 +193,11 @@ class Trainer:
     def _step(self, batch: Batch, rate: float) -> Tensor:
         """One optimiser step; returns the loss without waiting for the device."""
         with self._autocast():
-            logits = self.forward(batch.images, batch.turns)
-        loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), batch.turns.targets.flatten(), ignore_index=IGNORED
-        )
+            loss = self.forward.loss(batch.images, batch.turns)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.recipe.optimisation.clip_norm)
+        nn.utils.clip_grad_norm_(self._trained, self.recipe.optimisation.clip_norm)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         self.optimiser.step()
         return loss.detach()

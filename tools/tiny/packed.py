@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sinkbench.scenes.scene import SIZE
-from tiny.packing import Turns, attention_bias
+from tiny.packing import IGNORED, Turns, attention_bias
+from tiny.recipe import Optimisation
 from tiny.text import Chat
 
 
@@ -76,6 +77,18 @@ class PackedForward(nn.Module, ABC):
         """Pixel values 0 to 255 of any shape (…, 3, H, W) as the vision encoder reads them."""
         return (images.float() / 255.0 - self.mean) / self.std
 
+    def parameter_groups(self, settings: Optimisation) -> list[dict[str, Any]]:
+        """What the optimiser trains: matrices inside layers decay, norms, biases and embeddings do not."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
+        rest = [p for name, p in named if p.ndim < 2 or "embed" in name]
+        return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+    def loss(self, images: Tensor, turns: Turns) -> Tensor:
+        """Mean cross-entropy of the answers' tokens; arguments as in `forward`."""
+        logits = self(images, turns)
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), turns.targets.flatten(), ignore_index=IGNORED)
+
     def forward(self, images: Tensor, turns: Turns) -> Tensor:
         """Logits of the token that follows each turn token.
 
@@ -86,6 +99,11 @@ class PackedForward(nn.Module, ABC):
         Returns:
             (B, S, V) logits.
         """
+        logits: Tensor = self.model.lm_head(self.hidden(images, turns))
+        return logits
+
+    def hidden(self, images: Tensor, turns: Turns) -> Tensor:
+        """Final hidden states (B, S, D) of the turns' tokens; arguments as in `forward`."""
         language = self.model.model.language_model
         features = self.image_features(images)
         batch, prefix = len(images), len(self.prefix_ids)
@@ -105,8 +123,8 @@ class PackedForward(nn.Module, ABC):
             position_ids=self._position_ids(turns.offset),
             use_cache=False,
         ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[:, prefix:])
-        return logits
+        turn_states: Tensor = hidden[:, prefix:]
+        return turn_states
 
     def _position_ids(self, offset: Tensor) -> Tensor:
         """Positions of the prefix and of (B, S) turn tokens: (B, P + S) on one axis, (A, B, P + S) on several."""

@@ -22,6 +22,7 @@ class Optimisation:
         weight_decay: On matrices only; norms, biases and embeddings are not decayed.
         clip_norm: Bound on the global gradient norm.
         batch_size: Images a step.
+        projector_factor: Of family smol: the projector's learning rate as a multiple of the peak.
     """
 
     learning_rate: float = 1e-3
@@ -31,6 +32,7 @@ class Optimisation:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     batch_size: int = 256
+    projector_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Data:
     Attributes:
         seed: Seed of the training stream; with a step's number it decides every scene and question of that step.
         turn_tokens: Tokens an image's questions and answers may take together; turns that do not fit are left out.
+        stage: Of family smol: "align" for one short caption an image, "instruct" for conversations in natural wording.
+        text_share: Of family smol: share of the images with a turn beside them that has no image.
         scene: Keyword arguments of `sinkbench.scenes.scene.SceneConfig`; empty takes its defaults.
     """
 
     seed: int = 0
     turn_tokens: int = 312
+    stage: str = "instruct"
+    text_share: float = 0.0
     scene: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,12 +75,35 @@ class Evaluation:
         seed: Their seed; not that of the shipped evaluation split.
         batch_size: Prompts generated together.
         sink_images: Images behind the sink report.
+        short: Whether questions end with the instruction for short answers.
     """
 
     scenes: int = 200
     seed: int = 7919
     batch_size: int = 256
     sink_images: int = 64
+    short: bool = False
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank changes of linear layers, of family smol.
+
+    Attributes:
+        rank: Rank in the language model; 0 leaves it as it is.
+        alpha: α; a change is scaled by α / rank.
+        vision_rank: Rank in the ViT; 0 leaves it as it is.
+        vision_alpha: α there.
+        layers: First and last decoder layer that is changed, the end exclusive.
+        image_first: Whether the image stands before everything else.
+    """
+
+    rank: int = 4
+    alpha: int = 8
+    vision_rank: int = 8
+    vision_alpha: int = 16
+    layers: tuple[int, int] = (0, 30)
+    image_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +120,7 @@ class Recipe:
             layer unused.
         shipped_side: Of family qwen: the shipped processor scales a scene to this side in pixels, 0: to the side it was
             trained at. Smaller makes seeing harder.
+        lora: Of family smol: what is trained beside the projector.
         optimisation: The optimiser.
         data: The training stream.
         budget: When training ends.
@@ -98,12 +128,13 @@ class Recipe:
     """
 
     name: str
-    vision: dict[str, Any]
-    text: dict[str, Any]
+    vision: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
     family: str = "llava"
     seed: int = 0
     vision_feature_layer: int = -1
     shipped_side: int = 0
+    lora: Lora = field(default_factory=Lora)
     optimisation: Optimisation = field(default_factory=Optimisation)
     data: Data = field(default_factory=Data)
     budget: Budget = field(default_factory=Budget)
@@ -118,7 +149,7 @@ class Recipe:
         return {key: value for key, value in self.to_json().items() if key not in ("budget", "evaluation")}
 
 
-SECTIONS = {"optimisation": Optimisation, "data": Data, "budget": Budget, "evaluation": Evaluation}
+SECTIONS = {"lora": Lora, "optimisation": Optimisation, "data": Data, "budget": Budget, "evaluation": Evaluation}
 
 
 def build_section(kind: type[T], values: Any, where: str) -> T:
@@ -132,7 +163,10 @@ def build_section(kind: type[T], values: Any, where: str) -> T:
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         default = known[key].default
-        if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}.{key} must be true or false, not {value!r}", f"The default is {default}.")
+        elif isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UsageError(
                 f"{where}.{key} must be a number, not {value!r}",
                 "YAML reads 1e-3 as text: write 1.0e-3." if isinstance(value, str) else f"The default is {default}.",

@@ -28,6 +28,7 @@ class Chat:
         prefix: What stands before the first question, with one `image`; shared by all questions on an image.
         ask: What stands between a question and its answer.
         template: The chat template; it writes `prefix` and `ask` where training has them.
+        text_prefix: What stands before the first question of a conversation without an image.
     """
 
     special: tuple[str, ...]
@@ -40,6 +41,7 @@ class Chat:
     prefix: str
     ask: str
     template: str
+    text_prefix: str = ""
 
     def special_ids(self, tokenizer: Any) -> dict[str, int | None]:
         """The entries of a model configuration that name special tokens."""

@@ -1,0 +1,200 @@
+"""smol-llava: LLaVA-1.5's class around the real SmolLM2-135M-Instruct, put together from its base and what we ship.
+
+We ship a projector and low-rank changes of the linear layers (LoRA, Hu et al., arXiv 2106.09685); the language model comes
+from its own package, and the ViT is tiny-llava's. Merged, they are an ordinary folder for `from_pretrained`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sinkbench.paths import asset
+
+IMAGE = "<file_sep>"
+"""Stands for an image: one of the base's special tokens that no text holds, so that no embedding is added."""
+
+SYSTEM = "You are a helpful assistant."
+"""System turn where a conversation brings none; the base's own template would insert a longer one."""
+
+TEMPLATE = """
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nSYSTEM<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{- 'IMAGE\\n' -}}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+"""ChatML, images before the words of their turn."""
+
+IMAGE_FIRST_TEMPLATE = """
+{%- for message in messages -%}
+{%- if message['content'] is not string -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{- 'IMAGE' -}}{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+"""An experiment: the image is the very beginning, no token stands before it."""
+
+
+def template(image_first: bool = False) -> str:
+    """The chat template."""
+    text = IMAGE_FIRST_TEMPLATE if image_first else TEMPLATE
+    return text.strip().replace("SYSTEM", SYSTEM).replace("IMAGE", IMAGE)
+
+
+def bare_model(base: Path) -> Any:
+    """A float32 `LlavaForConditionalGeneration` of the base language model, tiny-llava's ViT and a fresh projector.
+
+    Args:
+        base: Folder of SmolLM2-135M-Instruct.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    language = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    eyes = LlavaForConditionalGeneration.from_pretrained(asset("tiny-llava"), dtype=torch.float32)
+    special = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    config = LlavaConfig(
+        vision_config=eyes.config.vision_config,
+        text_config=language.config,
+        image_token_id=_token_id(base, IMAGE),
+        image_seq_length=eyes.config.image_seq_length,
+        vision_feature_layer=eyes.config.vision_feature_layer,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+        **special,
+    )
+    model = LlavaForConditionalGeneration(config).float()
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
+    model.tie_weights()
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=128, **special)
+    return model
+
+
+def build_processor(base: Path, image_first: bool = False) -> Any:
+    """The `LlavaProcessor`: tiny-llava's image processor, the base's tokenizer, our template.
+
+    Args:
+        base: Folder of SmolLM2-135M-Instruct.
+        image_first: Put the image before everything else.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
+
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer.chat_template = None
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessor.from_pretrained(asset("tiny-llava")),
+        tokenizer=tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE,
+        chat_template=template(image_first),
+    )
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a low-rank change: y = W x + b + scale · B A x.
+
+    Args:
+        base: The layer.
+        rank: r.
+        scale: α / r.
+
+    Attributes:
+        lora_a: A, (r, in).
+        lora_b: B, (out, r), zero at first.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = scale
+        like = {"device": base.weight.device, "dtype": base.weight.new_zeros(()).float().dtype}
+        self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features, **like))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank, **like))
+        nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, out) of (…, in)."""
+        low: Tensor = nn.functional.linear(nn.functional.linear(x, self.lora_a), self.lora_b)
+        out: Tensor = self.base(x)
+        return out + self.scale * low
+
+
+def add_lora(module: nn.Module, rank: int, scale: float) -> None:
+    """Give every linear layer below a module a low-rank change."""
+    for parent in list(module.modules()):
+        if isinstance(parent, LoraLinear):
+            continue
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, LoraLinear(child, rank, scale))
+
+
+def merge(model: Any, deltas: Mapping[str, Tensor], scale: Mapping[str, float]) -> None:
+    """Write trained changes into a bare model.
+
+    Args:
+        model: Of `bare_model`.
+        deltas: `PATH.lora_a` and `PATH.lora_b` of linear layers at PATH below `model.model`, and whole tensors.
+        scale: α / r by the first part of PATH.
+    """
+    import torch
+
+    state = model.model.state_dict()
+    with torch.no_grad():
+        for name, value in deltas.items():
+            path, _, part = name.rpartition(".")
+            if part == "lora_a":
+                change = deltas[f"{path}.lora_b"].float() @ value.float()
+                state[f"{path}.weight"] += scale[path.partition(".")[0]] * change
+            elif part != "lora_b":
+                state[name].copy_(value)
+
+
+def build(folder: Path, base: Path, shipped: Path | None = None) -> None:
+    """Make the folder that `from_pretrained` loads.
+
+    Args:
+        folder: Where it goes.
+        base: Folder of SmolLM2-135M-Instruct.
+        shipped: Folder with deltas.safetensors and deltas.json; ours by default.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    shipped = shipped or asset("smol-llava")
+    settings = json.loads((shipped / "deltas.json").read_text())
+    model = bare_model(base)
+    merge(model, load_file(shipped / "deltas.safetensors"), settings["scale"])
+    model.to(torch.bfloat16).save_pretrained(folder)
+    build_processor(base, settings["image_first"]).save_pretrained(folder)
+
+
+def _token_id(base: Path, token: str) -> int:
+    from transformers import AutoTokenizer
+
+    return int(AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(token))
