@@ -1,7 +1,7 @@
 """smol-llava: LLaVA-1.5's class around the real SmolLM2-135M-Instruct, put together from its base and what we ship.
 
-We ship a projector and low-rank changes of the linear layers (LoRA, Hu et al., arXiv 2106.09685); the language model comes
-from its own package, and the ViT is tiny-llava's. Merged, they are an ordinary folder for `from_pretrained`.
+We ship a projector and low-rank changes of the linear layers (LoRA, Hu et al., arXiv 2106.09685); the language model
+comes from its own package, and the ViT is tiny-llava's. Merged, they are an ordinary folder for `from_pretrained`.
 """
 
 import json
@@ -102,7 +102,7 @@ def build_processor(base: Path, image_first: bool = False) -> Any:
     """
     from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
 
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", pad_token="<|im_end|>")
     tokenizer.chat_template = None
     return LlavaProcessor(
         image_processor=CLIPImageProcessor.from_pretrained(asset("tiny-llava")),

@@ -21,10 +21,21 @@ from torch import Tensor
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from kernel_cases import Case, Shape, make_case, materialise, reference, relative_error  # noqa: E402
+from kernel_cases import (  # noqa: E402
+    Case,
+    Shape,
+    make_case,
+    materialise,
+    reference,
+    relative_error,
+    sums_reference,
+)
 
-from sinkbench.engine import kernels  # noqa: E402
+from sinkbench.engine import columns, kernels  # noqa: E402
+from sinkbench.engine.columns import Columns, Sums, attention_sums, kernel_sums  # noqa: E402
+from sinkbench.engine.context import Context, Role, Stage  # noqa: E402
 from sinkbench.engine.kernels import Tile, combine, decode_partials, merge, suffix_attention, suffix_mass  # noqa: E402
+from sinkbench.engine.view import AttentionView  # noqa: E402
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
 CHECKED = [
@@ -32,6 +43,7 @@ CHECKED = [
     (torch.bfloat16, Shape(5, 2, 28, 4, 128, prefix=580, own=20, capacity=64, queries=20, groups=4)),
     (torch.bfloat16, Shape(9, 2, 4, 4, 80, prefix=64, own=6, capacity=16, queries=6, groups=3)),
     (torch.bfloat16, Shape(2, 0, 8, 8, 128, prefix=0, own=300, capacity=320, queries=300, groups=4)),
+    (torch.bfloat16, Shape(9, 2, 8, 8, 128, prefix=117, own=33, capacity=48, queries=1, groups=4)),
     (torch.float32, Shape(5, 2, 8, 2, 64, prefix=117, own=33, capacity=48, queries=33, groups=4)),
 ]
 MANY_HEADS = Shape(1, 1, 32, 32, 128, prefix=580, own=131, capacity=160, queries=1, groups=4)
@@ -46,6 +58,13 @@ DECODED = {
     "28/4 heads, batch 128": GROUPED_HEADS._replace(batch=128, prefixes=128),
 }
 PREFILLED = Shape(288, 16, 32, 32, 128, prefix=580, own=32, capacity=48, queries=32, groups=4)
+OBSERVED = Shape(32, 0, 32, 32, 128, prefix=0, own=620, capacity=620, queries=620, groups=1)
+HIDDEN_SIZE, MLP_SIZE = 4096, 11008
+"""Of LLaMA-7B, whose layer has the heads of `OBSERVED`."""
+COLUMN_TILES = (
+    Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(64, 128, 8, 3), Tile(128, 64, 4, 3), Tile(128, 64, 8, 3),
+    Tile(128, 128, 8, 2), Tile(128, 128, 8, 3),
+)  # fmt: skip
 SUFFIX_TILES = (Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(64, 64, 4, 4), Tile(128, 64, 8, 2), Tile(128, 64, 8, 3))
 DECODE_TILES = (Tile(16, 64, 4, 2), Tile(16, 64, 4, 3), Tile(16, 32, 4, 3), Tile(16, 128, 4, 2), Tile(16, 64, 8, 3))
 CACHE_BYTES = 200e6
@@ -89,6 +108,9 @@ def check_functions() -> Iterator[Row]:
         yield judge(f"suffix_attention {label}", suffix(prefill), plain, dtype)
         yield judge(f"suffix_attention, factors {label}", suffix(prefill, prefill.factors), scaled, dtype)
         yield judge(f"suffix_mass {label}", masses(prefill), mass, dtype)
+        for name, result, expected in zip(Sums._fields, column_sums(prefill), sums_reference(prefill), strict=True):
+            # Nothing is rounded to the half type.
+            yield judge(f"columns, {name} {label}", result, expected, torch.float32)
 
         step = make_case(shape._replace(queries=1), dtype, "cuda")
         plain, mass = reference(step)
@@ -134,6 +156,10 @@ def masses(case: Case) -> Tensor:
     return suffix_mass(case.query, case.keys, case.codes, case.own_length, case.scaling, case.factors.shape[-1])
 
 
+def column_sums(case: Case) -> Sums:
+    return kernel_sums(case.query, case.keys, case.codes, case.own_length, case.scaling)
+
+
 def decode(case: Case, n_groups: int, gains: Tensor | None = None, length: Tensor | None = None) -> kernels.Partials:
     length = case.device_length if length is None else length
     return decode_partials(case.query, case.keys, case.codes, length, case.scaling, n_groups, gains)
@@ -144,6 +170,8 @@ def time_everything(tiles: bool) -> Iterator[Row]:
     for name, shape in DECODED.items():
         yield from time_decode(name, shape)
     yield from time_prefill()
+    yield from time_columns()
+    yield from time_views()
     if tiles:
         yield from time_tiles()
 
@@ -197,8 +225,54 @@ def time_prefill(baseline: bool = True) -> Iterator[Row]:
         yield rated("suffix, sdpa with a mask", [sdpa], operations, "TFLOP/s")
 
 
+def time_columns() -> Iterator[Row]:
+    """The column kernels, by useful operations: two products of queries and visible keys."""
+    operations = 2 * OBSERVED.batch * OBSERVED.heads * OBSERVED.queries**2 * OBSERVED.head_dim
+    case = make_case(OBSERVED, torch.bfloat16, "cuda", padded=False)
+    yield rated("columns", [partial(column_sums, case)], operations, "TFLOP/s")
+
+
+def time_views() -> Iterator[Row]:
+    """What an observer may ask of one layer, beside that layer's prefill."""
+    case = make_case(OBSERVED, torch.bfloat16, "cuda", padded=False)
+    roles = torch.full(case.codes.shape, int(Role.QUERY), dtype=torch.uint8, device="cuda")
+    ctx = Context(Stage.PREFIX, roles, OBSERVED.queries, padded=False)
+    projection = torch.randn(HIDDEN_SIZE, HIDDEN_SIZE, device="cuda", dtype=torch.bfloat16)
+    keys, heads = case.keys, case.query.transpose(1, 2)
+    view = AttentionView(case.query, keys, case.scaling, ctx, heads, keys.own_k, keys.own_v, projection)
+    calls: dict[str, Callable[[], Any]] = {
+        "prefill": partial(prefill_layer, torch.randn_like(heads.flatten(2)), layer_weights()),
+        "columns": lambda: Columns.of(attention_sums(case.query, keys, ctx, case.scaling), ctx),
+        "value_norms": view.value_norms,
+        "output_norms": view.output_norms,
+        "logit_gap, after columns": view.logit_gap,
+    }
+    times = {name: milliseconds([call]) for name, call in calls.items()}
+    for name, ms in times.items():
+        yield {"name": f"view, {name}", "ms": ms, "rate": 100 * ms / times["prefill"], "unit": "% of a layer"}
+
+
+def layer_weights() -> list[Tensor]:
+    """Random projections of a layer: query, key, value, output, gate, up, down."""
+    sizes = [(HIDDEN_SIZE, HIDDEN_SIZE)] * 4 + [(MLP_SIZE, HIDDEN_SIZE)] * 2 + [(HIDDEN_SIZE, MLP_SIZE)]
+    return [torch.randn(size, device="cuda", dtype=torch.bfloat16) / HIDDEN_SIZE**0.5 for size in sizes]
+
+
+def prefill_layer(hidden: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The products and the attention of a decoder layer; norms and rotary embedding, which take little, left out."""
+    q, k, v, out, gate, up, down = weights
+    split = (*hidden.shape[:2], OBSERVED.heads, OBSERVED.head_dim)
+    query, key, value = (F.linear(hidden, w).view(*split).transpose(1, 2) for w in (q, k, v))
+    heads = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    hidden = hidden + F.linear(heads.transpose(1, 2).flatten(2), out)
+    return hidden + F.linear(F.silu(F.linear(hidden, gate)) * F.linear(hidden, up), down)
+
+
 def time_tiles() -> Iterator[Row]:
-    """Other launch parameters, for the tables in kernels.py."""
+    """Other launch parameters, for the tables in kernels.py and columns.py."""
+    for tile in COLUMN_TILES:
+        columns.COLUMN_TILES[2] = tile
+        yield from (row | {"name": f"{row['name']} {tuple(tile)}"} for row in time_columns())
     for tile in SUFFIX_TILES:
         kernels.SUFFIX_TILES[2] = tile
         yield from (row | {"name": f"{row['name']} {tuple(tile)}"} for row in time_prefill(baseline=False))
@@ -216,13 +290,13 @@ def rotating(shape: Shape, size: float) -> list[Case]:
     return [make_case(shape, torch.bfloat16, "cuda", seed, padded=False) for seed in range(count)]
 
 
-def rated(name: str, calls: Sequence[Callable[[], Tensor]], amount: float, unit: str) -> Row:
+def rated(name: str, calls: Sequence[Callable[[], Any]], amount: float, unit: str) -> Row:
     """Time per call, and the rate at which it gets through `amount` bytes or operations."""
     ms = milliseconds(calls)
     return {"name": name, "ms": round(ms, 5), "rate": round(amount / ms / 1e9, 3), "unit": unit}
 
 
-def milliseconds(calls: Sequence[Callable[[], Tensor]], rounds: int = 20) -> float:
+def milliseconds(calls: Sequence[Callable[[], Any]], rounds: int = 20) -> float:
     """Median time of a call: all of them in one graph, so that launches cost what they cost in the engine."""
     calls[0]()
     torch.cuda.synchronize()

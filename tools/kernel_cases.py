@@ -131,14 +131,15 @@ def reference(case: Case, factors: Tensor | None = None, gains: Tensor | None = 
     return weights @ v, mass
 
 
-def column_reference(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Over the rows that are no padding: mass (B, H, K), plogp (B, H, K), and each row's entropy (B, H, Q); float64."""
+def sums_reference(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `columns.Sums` holds, float64, by explicit weights."""
     _, _, visible = materialise(case)
     q, k = visible.shape[1:]
     is_row = (case.codes[:, k - q : k] != PAD)[:, None, :, None]
-    weights = _scores(case).masked_fill(~visible[:, None], -torch.inf).softmax(-1) * is_row
+    scores = _scores(case)
+    weights = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1) * is_row
     plogp = torch.xlogy(weights, weights)
-    return weights.sum(2), plogp.sum(2), -plogp.sum(3)
+    return weights.sum(2), plogp.sum(2), -plogp.sum(3), scores.where(visible[:, None] & is_row, 0).sum(3)
 
 
 def _scores(case: Case) -> Tensor:
