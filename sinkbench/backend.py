@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sinkbench.errors import unknown_name
+from sinkbench.errors import UsageError, unknown_name
 from sinkbench.request import Request, Response
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class LocalBackend:
     def check_names(self, spec: "RunSpec") -> "ModelPreset":
         """See `Backend`."""
         from sinkbench.adapters import resolve_model
+        from sinkbench.adapters.families import TEXT
         from sinkbench.methods import method_names
         from sinkbench.tasks import task_info
 
@@ -133,7 +134,11 @@ class LocalBackend:
         for name in spec.methods:
             if name not in method_names():
                 raise unknown_name("method", name, method_names())
-        task_info(spec.task)
+        if task_info(spec.task).has_images and preset.family == TEXT:
+            raise UsageError(
+                f"model {preset.name} reads text only; the questions of {spec.task} are about images",
+                "Choose a vision-language model: `sinkbench list models` shows the family of each.",
+            )
         return preset
 
     def check_data(self, spec: "RunSpec") -> None:

@@ -32,19 +32,24 @@ _WHOLE = 64 * 2**20
 def model_identity(preset: "ModelPreset") -> dict[str, Any]:
     """What identifies weights and preprocessing on every machine: local folders count by content, not by path."""
     return {
-        "id": preset.path if not Path(preset.path).is_dir() else preset.name,
+        "id": preset.path if not Path(preset.path).exists() else preset.name,
         "revision": "" if preset.is_local else preset.revision or "main",
-        "fingerprint": folder_fingerprint(Path(preset.location)) if preset.is_local else "",
+        "fingerprint": weights_fingerprint(Path(preset.location)) if preset.is_local else "",
         "options": preset.options,
         "sink_dims": list(preset.sink_dims),
     }
 
 
-def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 (hex) over the names and contents of a model folder's weights, configs and tokenizer files."""
+def weights_fingerprint(path: Path) -> str:
+    """SHA-256 (hex) over the names and contents of a model's weights, configs and tokenizer files.
+
+    Args:
+        path: A folder, or the one file of a model.
+    """
     digest = hashlib.sha256()
     kinds = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}
-    for file in sorted(path for path in folder.iterdir() if path.suffix in kinds):
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in kinds)
+    for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with open(file, "rb") as content:

@@ -25,9 +25,9 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
             family's, or processor and model do not fit each other.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from sinkbench.adapters.checks import check_options
+    from sinkbench.adapters.weights import read_config, read_model
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,8 +37,7 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
         )
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else (preset.dtype if preset.dtype != "auto" else "bfloat16")
-    revision = preset.revision or "main"
-    config = AutoConfig.from_pretrained(preset.location, revision=revision)
+    config = read_config(preset)
     family = family_of(config.model_type, preset.name)
     if family != preset.family:
         raise UsageError(
@@ -47,8 +46,5 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
         )
     adapter = adapter_class(config.model_type)
     check_options(preset, adapter.options)
-    model = AutoModelForImageTextToText.from_pretrained(
-        preset.location, revision=revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    ).to(device)
-    processor = AutoProcessor.from_pretrained(preset.location, revision=revision)
-    return adapter(preset, model, processor)
+    model, processor = read_model(preset, config, getattr(torch, dtype))
+    return adapter(preset, model.to(device), processor)

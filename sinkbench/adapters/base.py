@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
@@ -13,10 +14,11 @@ from sinkbench.adapters import checks
 from sinkbench.adapters.chat import ChatTemplate
 from sinkbench.adapters.presets import ModelPreset
 from sinkbench.adapters.vision import recorded_attention
-from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.context import Role
+from sinkbench.engine.prompt import Prompt, UserText
 from sinkbench.errors import SampleError, UsageError
 from sinkbench.methods.base import ModelInfo
-from sinkbench.request import ImageRef, Request
+from sinkbench.request import ImageRef, Message, Request
 
 _CACHED_IMAGES = 4096
 """Image sizes and layouts remembered; questions about an image mostly follow each other."""
@@ -92,13 +94,14 @@ class Adapter(ABC):
         self.layers: nn.ModuleList = modules["layers"]
         self.embed: nn.Module = modules["embed"]
         self.head: nn.Module = modules["head"]
-        self.vision: nn.Module = modules["vision"]
-        self._vision_attention = [checks.module_at(layer, self.attention_path) for layer in modules["vision_layers"]]
+        self.vision: Any = modules.get("vision")
+        vision_layers = modules.get("vision_layers", ())
+        self._vision_attention = [checks.module_at(layer, self.attention_path) for layer in vision_layers]
         checks.refuse_sliding_windows(preset.name, self.language_model.config)
         checks.refuse_disagreement(preset.name, self.shared_facts())
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
-        self.image_token = int(model.config.image_token_id)
+        self.image_token = self._image_token()
         self.image_markup: tuple[int, ...] = ()
         self.eos = checks.eos_of(model, self.tokenizer)
         self._chat = ChatTemplate(processor)
@@ -209,6 +212,46 @@ class Adapter(ABC):
         positions = self.positions(ids, images)
         return Prompt(request, ids, roles, positions, images, self.image_token, user_texts, self.image_markup)
 
+    def plain_prompt(self, text: str | Sequence[int], max_tokens: int | None = None) -> Prompt:
+        """A prompt without a chat template, as Gu et al. (ICLR 2025, arXiv 2410.10781) look at sinks.
+
+        Args:
+            text: The text, or token ids. What the tokenizer puts before every text (a beginning-of-sequence token or
+                nothing) is added, and has the role TEMPLATE; the rest is QUERY.
+            max_tokens: Cut the prompt after so many tokens, those added included.
+
+        Raises:
+            SampleError: Nothing is left to read, an id is out of range, or there is an image token among them.
+        """
+        opening = self._opening
+        if isinstance(text, str):
+            encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+            content, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        else:
+            content, offsets = list(map(int, text)), []
+        room = len(content) if max_tokens is None else max_tokens - len(opening)
+        if not content or room < 1:
+            raise SampleError(f"a prompt of at most {max_tokens} tokens has no room for text" if content else "no text")
+        ids = torch.tensor([*opening, *content[:room]])
+        if int(ids.min()) < 0 or int(ids.max()) >= self.language_model.config.vocab_size:
+            raise SampleError(f"token ids reach from 0 to {self.language_model.config.vocab_size - 1}")
+        if (ids == self.image_token).any():
+            raise SampleError("the text holds the model's image token")
+        roles = torch.full((len(ids),), int(Role.QUERY), dtype=torch.uint8)
+        roles[: len(opening)] = int(Role.TEMPLATE)
+        words = text if isinstance(text, str) else self.tokenizer.decode(content)
+        tokens = tuple((len(opening) + index, *span) for index, span in enumerate(offsets[:room]))
+        user_texts = (UserText(words, tokens),) if tokens else ()
+        request = Request("plain", (Message("user", words),))
+        return Prompt(request, ids, roles, self.positions(ids, ()), (), self.image_token, user_texts)
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """Ids that the tokenizer puts before every text."""
+        encoded = self.tokenizer("a", return_special_tokens_mask=True)
+        marked = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+        return [token for token, _ in takewhile(lambda pair: pair[1], marked)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
         return self._text(tuple(ids))
@@ -247,6 +290,9 @@ class Adapter(ABC):
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _image_token(self) -> int:
+        return int(self.model.config.image_token_id)
 
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions[0]

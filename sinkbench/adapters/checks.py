@@ -50,13 +50,17 @@ def refuse_sliding_windows(name: str, text_config: Any) -> None:
     Raises:
         UsageError: A layer of the language model attends within a window.
     """
-    kinds = getattr(text_config, "layer_types", None) or ()
+    kinds = getattr(text_config, "layer_types", None)
+    if kinds is None:
+        # Without a list of kinds, one window holds for all layers (Mistral).
+        window = getattr(text_config, "sliding_window", None)
+        kinds = ["full_attention" if window is None else "sliding_attention"] * text_config.num_hidden_layers
     sliding = [index for index, kind in enumerate(kinds) if kind != "full_attention"]
     if sliding:
         raise UsageError(
             f"{name}: layers {sliding} of its language model attend within a sliding window; "
             "the engine expects every layer to see all keys",
-            "Use a checkpoint whose config.json has use_sliding_window false, as the published models have.",
+            "Use a checkpoint whose config.json has use_sliding_window false, or sliding_window null.",
         )
 
 

@@ -10,14 +10,27 @@ if TYPE_CHECKING:
 
 ADAPTERS = {
     "internvl": "internvl:InternVLAdapter",
+    "llama": "text:TextAdapter",
     "llava": "llava:LlavaAdapter",
     "llava_next": "llava:LlavaNextAdapter",
     "llava_onevision": "llava:LlavaOnevisionAdapter",
+    "mistral": "text:TextAdapter",
+    "olmo2": "text:TextAdapter",
+    "qwen2": "text:TextAdapter",
     "qwen2_5_vl": "qwen_vl:Qwen25VLAdapter",
     "qwen2_vl": "qwen_vl:QwenVLAdapter",
+    "qwen3": "text:TextAdapter",
     "qwen3_vl": "qwen_vl:Qwen3VLAdapter",
+    "smollm3": "text:TextAdapter",
 }
-"""`model_type` of a config.json -> "family:class"; the family is the module of this package that holds the class."""
+"""`model_type` of a config.json -> "family:class"; the family is the module of this package that holds the class.
+
+Text-only architectures stand here once a test has held their answers to `generate`. Others may scale embeddings or
+logits, or bound scores (Gemma, Cohere, Granite), which would be lost in silence.
+"""
+
+TEXT = "text"
+"""The family that reads no images."""
 
 
 def family_of(model_type: str, where: str) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from sinkbench.adapters.families import family_of
+from sinkbench.adapters import gguf
+from sinkbench.adapters.families import TEXT, family_of
+from sinkbench.downloads import asset_folder, cache_path
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.paths import asset, resource
 
@@ -25,7 +27,8 @@ class ModelPreset:
     Attributes:
         name: What the command line calls it.
         family: Adapter family.
-        path: "asset:NAME" for a shipped model, a local folder, or a hub id.
+        path: "asset:NAME" for a shipped model, "cache:NAME" for one that `sinkbench assets fetch` makes, a local folder
+            or GGUF file, or a hub id.
         revision: Commit or tag on the hub.
         dtype: Weights' type where the user does not choose.
         sink_dims: Hidden dimensions with massive activations.
@@ -45,12 +48,26 @@ class ModelPreset:
     @property
     def location(self) -> str:
         """What `from_pretrained` takes."""
-        return str(asset(self.path.removeprefix("asset:"))) if self.path.startswith("asset:") else self.path
+        kind, _, name = self.path.partition(":")
+        if kind == "asset":
+            return str(asset(name))
+        return str(cache_path(name)) if kind == "cache" else self.path
 
     @property
     def is_local(self) -> bool:
-        """Whether the weights are a folder on this machine."""
-        return self.path.startswith("asset:") or Path(self.path).is_dir()
+        """Whether the weights are no matter of the hub."""
+        return self.path.startswith(("asset:", "cache:")) or Path(self.path).exists()
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights are a GGUF file."""
+        return self.path.endswith(gguf.SUFFIX)
+
+    @property
+    def source(self) -> str:
+        """What it takes to have the weights, in words."""
+        kind, _, name = self.path.partition(":")
+        return f"`sinkbench assets fetch {name}`" if kind == "cache" else self.path
 
 
 def model_names() -> list[str]:
@@ -59,7 +76,10 @@ def model_names() -> list[str]:
 
 
 def resolve_model(name: str) -> ModelPreset:
-    """The preset that a name stands for: a preset's name, a local folder, or a hub id that a preset has.
+    """The preset that a name stands for.
+
+    Args:
+        name: A preset's name, a local folder or GGUF file, or a hub id that a preset has or that is in the hub's cache.
 
     Raises:
         UsageError: It stands for nothing.
@@ -69,16 +89,14 @@ def resolve_model(name: str) -> ModelPreset:
         return _read_preset(presets / f"{name}.yaml")
     if Path(name).is_dir():
         return _from_folder(Path(name))
+    if name.endswith(gguf.SUFFIX):
+        return _from_gguf(Path(name))
     if "/" in name:
         for known in model_names():
             preset = _read_preset(presets / f"{known}.yaml")
             if preset.path == name:
                 return preset
-        raise UsageError(
-            f"model {name!r} is neither a folder nor the hub id of a preset",
-            "Give a downloaded folder (hf download ID --local-dir DIR), or write configs/models/NAME.yaml. "
-            "`sinkbench list models` shows the presets.",
-        )
+        return _from_hub_cache(name)
     raise unknown_name("model", name, model_names())
 
 
@@ -91,6 +109,13 @@ def check_available(preset: ModelPreset) -> None:
     if preset.path.startswith("asset:"):
         if not (Path(preset.location) / "config.json").is_file():
             raise UsageError(f"the shipped model {preset.name} is missing at {preset.location}", "Reinstall sinkbench.")
+        return
+    if preset.path.startswith("cache:"):
+        asset_folder(preset.path.removeprefix("cache:"))
+        return
+    if preset.is_gguf:
+        gguf.check_packages()
+        gguf.check_file(Path(preset.path))
         return
     if preset.is_local:
         return
@@ -141,8 +166,36 @@ def _from_folder(folder: Path) -> ModelPreset:
     config = folder / "config.json"
     if not config.is_file():
         raise UsageError(f"{folder} holds no config.json", "Give a folder that transformers' from_pretrained can load.")
+    return ModelPreset(folder.resolve().name, _family_from(config), str(folder.resolve()), dtype="auto")
+
+
+def _from_gguf(path: Path) -> ModelPreset:
+    if not path.is_file():
+        raise UsageError(f"{path} is no file", "Give the path of a GGUF file that lies on this machine.")
+    return ModelPreset(path.stem, TEXT, str(path.resolve()), dtype="auto")
+
+
+def _from_hub_cache(name: str) -> ModelPreset:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        config = None
+    if not isinstance(config, str):
+        raise UsageError(
+            f"model {name!r} is neither a folder nor a hub id that a preset has or the cache holds",
+            "Download it first (hf download ID), or give a folder (hf download ID --local-dir DIR). "
+            "`sinkbench list models` shows the presets.",
+        )
+    return ModelPreset(name.rpartition("/")[2], _family_from(Path(config)), name, dtype="auto")
+
+
+def _family_from(config: Path) -> str:
+    """The family of the model that a config.json describes."""
     try:
         model_type = json.loads(config.read_text()).get("model_type", "")
     except json.JSONDecodeError as error:
         raise UsageError(f"{config} is no JSON: {error}", "Download the model again.") from error
-    return ModelPreset(folder.resolve().name, family_of(model_type, str(config)), str(folder.resolve()), dtype="auto")
+    return family_of(model_type, str(config))

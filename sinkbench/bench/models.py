@@ -7,7 +7,7 @@ import torch
 
 from sinkbench.adapters import check_available, load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter
-from sinkbench.adapters.families import adapter_class, family_of
+from sinkbench.adapters.families import TEXT, adapter_class, family_of
 from sinkbench.adapters.presets import ModelPreset
 from sinkbench.bench.processors import synthetic_processor
 from sinkbench.bench.shapes import Shape
@@ -18,9 +18,10 @@ def real_adapter(name: str, device: str, dtype: str) -> Adapter:
     """A model with its published weights.
 
     Raises:
-        UsageError: The weights are not at hand.
+        UsageError: The weights are not at hand, or the model reads text only.
     """
     preset = resolve_model(name)
+    _refuse_text_only(preset.family, name)
     check_available(preset)
     return load_adapter(preset, device, dtype)
 
@@ -36,12 +37,13 @@ def random_adapter(shape: Shape, texts: Iterable[str], device: str, dtype: str, 
         seed: Of the weights.
 
     Raises:
-        UsageError: The device is not there, or no adapter knows the architecture.
+        UsageError: The device is not there, no adapter knows the architecture, or it reads text only.
         SinkbenchError: The model computes no finite logits.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     family = family_of(shape.model_type, shape.name)
+    _refuse_text_only(family, shape.name)
     place = _device(device)
     if dtype == "auto":
         dtype = "float32" if place.type == "cpu" else "bfloat16"
@@ -71,6 +73,12 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "weight_bytes": sum(p.numel() * p.element_size() for p in parameters),
         "dtype": str(adapter.dtype).removeprefix("torch."),
     }
+
+
+def _refuse_text_only(family: str, name: str) -> None:
+    """The workloads ask about images."""
+    if family == TEXT:
+        raise UsageError(f"model {name} reads text only; the workloads are questions about images", "Choose another.")
 
 
 def _device(name: str) -> torch.device:

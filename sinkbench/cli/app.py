@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sinkbench import __version__
-from sinkbench.cli import bench, doctor, evaluate, inspect, leaderboard, listing, scenes
+from sinkbench.cli import assets, bench, doctor, evaluate, inspect, leaderboard, listing, scenes
 
 app = typer.Typer(
     name="sinkbench",
@@ -25,6 +25,7 @@ app.add_typer(inspect.app, name="inspect")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(scenes.app, name="scenes")
+app.add_typer(assets.app, name="assets")
 
 
 def _show_version(wanted: bool) -> None:

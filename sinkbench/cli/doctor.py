@@ -50,7 +50,7 @@ def _models() -> Iterable[tuple[str, str]]:
 
     for name in model_names():
         preset = resolve_model(name)
-        yield name, "ready" if model_is_here(preset) else f"not here; needs {preset.path}, or --model DIR"
+        yield name, "ready" if model_is_here(preset) else f"not here; needs {preset.source}, or --model DIR"
 
 
 def _tasks() -> Iterable[tuple[str, str]]:

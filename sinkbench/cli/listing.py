@@ -18,7 +18,7 @@ def models() -> None:
         preset = resolve_model(name)
         rows.append((name, preset.family, preset.path, "yes" if model_is_here(preset) else "no"))
     _show("Models", ("name", "family", "weights", "on this machine"), rows)
-    typer.echo("A local folder or a preset's hub id works in their place: --model DIR")
+    typer.echo("A local folder, a GGUF file or a hub id works in their place: --model DIR")
 
 
 @app.command()

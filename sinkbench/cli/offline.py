@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def model_is_here(preset: "ModelPreset") -> bool:
-    """Whether a model's weights are on this machine: shipped, in a folder, or in the hub cache."""
+    """Whether a model's weights are on this machine: shipped, fetched, in a folder, or in the hub cache."""
     if preset.is_local:
         folder = Path(preset.location)
     else:

@@ -22,18 +22,17 @@ from transformers import AttentionInterface
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context
 from sinkbench.engine.grouped import GroupedDecode, grouped_suffix, has_kernels, plain_suffix
-from sinkbench.engine.keys import LayerKeys
+from sinkbench.engine.hooks import observed, output_projection
+from sinkbench.engine.keys import LayerKeys, in_steps, masked_scores
 from sinkbench.engine.norms import fused_norms
 from sinkbench.engine.rope import steady
+from sinkbench.engine.view import AttentionView
 
 if TYPE_CHECKING:
     from sinkbench.methods.base import Intervention
 
 NAME = "sinkbench"
 """The seam's name among transformers' attention implementations."""
-
-_CHUNK = 1 << 25
-"""Scores held at once where no kernel spares writing them down."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +79,17 @@ class Pass:
             if (rows := method.rows(layer, ctx)) is not None:
                 ExplicitRows.of(query[:, :, rows], keys, rows, layer, ctx, method, scaling)
         return out.transpose(1, 2)
+
+    def show(
+        self, layer: int, query: Tensor, keys: LayerKeys, scaling: float, heads: Tensor, module: nn.Module
+    ) -> None:
+        """Let the methods that observe attention look at a layer; `heads` (B, Q, H, d) are its outputs."""
+        for method, ctx in self.acting:
+            if method.observes_attention:
+                new_keys, new_values = self.cache.newest(layer, ctx.n_queries)
+                weight = output_projection(module)
+                view = AttentionView(query, keys, scaling, ctx, heads, new_keys, new_values, weight)
+                method.observe_attention(layer, view, ctx)
 
     def _edited(self, layer: int, query: Tensor, keys: LayerKeys, scaling: float) -> Tensor:
         method, ctx = self.acting[0]
@@ -141,7 +151,10 @@ def seam(
     if attention_mask is not None or dropout:
         raise RuntimeError("sinkbench's attention takes its mask from the context and has no dropout")
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return active.attend(layer, query, active.cache.layer(layer, key, value), scaling), None
+    keys = active.cache.layer(layer, key, value)
+    heads = active.attend(layer, query, keys, scaling)
+    active.show(layer, query, keys, scaling, heads, module)
+    return heads, None
 
 
 def fused_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:
@@ -184,24 +197,11 @@ def _masked_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: flo
 
 def _chunked(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:
     """Attention over both parts of the keys with explicit weights, a few rows at a time."""
-    b, h, q, _ = query.shape
-    step = max(1, _CHUNK // (b * h * ctx.n_keys))
     parts = [
-        keys.mix(
-            masked_scores(query[:, :, start : start + step], keys, slice(start, start + step), ctx, scaling).softmax(-1)
-        )
-        for start in range(0, q, step)
+        keys.mix(masked_scores(query[:, :, rows], keys, rows, ctx, scaling).softmax(-1))
+        for rows in in_steps(query, ctx.n_keys)
     ]
     return torch.cat(parts, dim=2).to(query.dtype)
-
-
-def masked_scores(query: Tensor, keys: LayerKeys, rows: slice, ctx: Context, scaling: float) -> Tensor:
-    """Scores (B, H, R, K) float32 of the query rows (B, H, R, d), very low where a row may not look."""
-    scores = keys.scores(query, scaling)
-    if ctx.mask is None:
-        return scores
-    mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]
-    return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,10 +268,7 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
     config = language_model.config
     before = config._attn_implementation
     with ExitStack() as stack:
-        for method, ctx in active.acting:
-            for index in method.hidden_layers:
-                hook = layers[index].register_forward_pre_hook(_hidden_hook(index, ctx, method), with_kwargs=True)
-                stack.callback(hook.remove)
+        stack.enter_context(observed(language_model, layers, active.acting))
         token = _active.set(active)
         stack.callback(_active.reset, token)
         stack.enter_context(steady(language_model, active.longest))
@@ -279,13 +276,6 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
         config._attn_implementation = NAME
         stack.callback(setattr, config, "_attn_implementation", before)
         yield
-
-
-def _hidden_hook(layer: int, ctx: Context, method: "Intervention") -> Any:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        method.observe_hidden(layer, args[0] if args else kwargs["hidden_states"], ctx)
-
-    return hook
 
 
 AttentionInterface.register(NAME, seam)

@@ -73,6 +73,16 @@ class SlotCache(Cache):
         self.lengths[layer_idx] = end
         return keys[self.rows, :, :end], values[self.rows, :, :end]
 
+    def newest(self, layer_idx: int, n: int) -> tuple[Tensor, Tensor]:
+        """The keys and values (b, H_kv, n, d) that the pass in flight has just written."""
+        both = (self.keys[layer_idx][self.rows], self.values[layer_idx][self.rows])
+        if self.cursor is not None:
+            keys, values = (stored.index_select(2, self.cursor) for stored in both)
+        else:
+            end = self.lengths[layer_idx]
+            keys, values = (stored[:, :, end - n : end] for stored in both)
+        return keys, values
+
     def layer(self, layer_idx: int, own_k: Tensor, own_v: Tensor) -> LayerKeys:
         """A layer's keys in both parts; `own_k` and `own_v` are what `update` returned."""
         groups = self.groups[self.rows]

@@ -110,9 +110,12 @@ class Context:
         return F.pad(values, (0, self.n_keys - values.shape[-1]), value=fill)
 
     def append(self, before: Tensor | None, values: Tensor) -> Tensor:
-        """Values (B, Q) of this pass's tokens behind those of earlier passes (B, K'): (B, K), zero in between."""
-        known = values[:, :0] if before is None else before
-        return torch.cat((F.pad(known, (0, self.start - known.shape[1])), values), dim=1)
+        """Values (B, …, Q) of this pass's tokens behind those of earlier passes (B, …, K'): (B, …, K).
+
+        Zero in between, where there are slots of neither. Not for decode passes that show slots that are still empty.
+        """
+        known = values[..., :0] if before is None else before
+        return torch.cat((F.pad(known, (0, self.start - known.shape[-1])), values), dim=-1)
 
     @cached_property
     def is_valid(self) -> Tensor:
@@ -133,6 +136,23 @@ class Context:
     def is_prompt(self) -> Tensor:
         """(B, K) bool: valid tokens that were given, not generated."""
         return self.is_valid & (self.roles != Role.GENERATED)
+
+    @cached_property
+    def valid_rows(self) -> Tensor:
+        """(B, Q) bool: query rows that are no padding; generated tokens never are."""
+        if self.stage is Stage.DECODE:
+            return torch.ones(self.roles.shape[0], self.n_queries, dtype=torch.bool, device=self.roles.device)
+        return self.is_valid[:, self.start :]
+
+    @cached_property
+    def keys_seen(self) -> Tensor:
+        """(B, Q) int64: keys that a query row may look at, itself included; without meaning in padding rows."""
+        return self.is_valid.cumsum(1)[:, -self.n_queries :]
+
+    @cached_property
+    def first_slot(self) -> Tensor:
+        """(B,) int64: the slot of each sample's first token."""
+        return self.is_valid.int().argmax(1)
 
     @cached_property
     def codes(self) -> Tensor:

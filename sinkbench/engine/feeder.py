@@ -59,11 +59,20 @@ def feed(
         requests: What to answer; read as needed, in another thread.
         plan: Groups prompts into batches.
     """
+    return _fed(lambda pool: _batches(adapter, iter(requests), plan, pool))
+
+
+def feed_batches(adapter: Adapter, batches: Iterable[list[Prompt]]) -> Iterator[Ready]:
+    """The same for prompts that are encoded and grouped already."""
+    return _fed(lambda pool: (preprocess(adapter, batch, pool) for batch in batches))
+
+
+def _fed(make: Callable[[ThreadPoolExecutor], Iterator[Ready]]) -> Iterator[Ready]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, _SWITCH_SECONDS))
     try:
         with ThreadPoolExecutor(_WORKERS, "sinkbench-images") as pool:
-            yield from _ahead(_batches(adapter, iter(requests), plan, pool))
+            yield from _ahead(make(pool))
     finally:
         sys.setswitchinterval(before)
 

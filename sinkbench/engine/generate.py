@@ -12,7 +12,7 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed
-from sinkbench.engine.prefix import Prefixes, prefill_prefixes
+from sinkbench.engine.prefix import Prefixes, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
 from sinkbench.methods.base import Intervention, Method
@@ -174,7 +174,9 @@ class Engine:
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer the prompts of each method in one batch; they share what the methods leave alone."""
         prompts = list({id(prompt): prompt for mine in asked.values() for prompt in mine}.values())
-        features, vision_s = self._see(prompts, inputs)
+        start = time.perf_counter()
+        features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
+        vision_s = self._since(start)
         lookers = [name for name in asked if not self.lanes[name].edits_prefix]
         shared = self._prefill(lookers, prompts, features) if lookers else None
         for name, mine in list(asked.items()):
@@ -184,20 +186,6 @@ class Engine:
             timings.vision_s += vision_s
             timings.prefix_s += prefix_s
             yield name, responses
-
-    def _see(
-        self, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
-    ) -> tuple[dict[str, ImageFeatures], float]:
-        """Encode each distinct image of a batch once; features by key, and seconds."""
-        start = time.perf_counter()
-        keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
-        features: dict[str, ImageFeatures] = {}
-        tokens = [len(inputs[key].roles) for key in keys]
-        step = max(1, self.budget.pass_tokens // max(tokens, default=1))
-        for at in range(0, len(keys), step):
-            chunk = keys[at : at + step]
-            features |= zip(chunk, self.adapter.encode_images([inputs[key] for key in chunk]), strict=True)
-        return features, self._since(start)
 
     def _prefill(
         self, names: Sequence[str], prompts: Sequence[Prompt], features: Mapping[str, ImageFeatures]

@@ -136,13 +136,13 @@ def _launch_suffix(
     tile = SUFFIX_TILES[query.element_size()]
     share = h // keys.own_k.shape[1]
     rows = b * q * share
-    width = _padded(d)
+    width = padded_width(d)
     if factors is not None:
         factors, n_groups = factors.contiguous(), factors.shape[-1]
     mass = factors is None and n_groups > 0
-    _check(query, codes, n_groups)
+    check_layout(query, codes, n_groups)
     tensors, strides = _arguments(keys)
-    triton_kernels.suffix_kernel[(_ceil_div(rows, tile.rows), keys.own_k.shape[1])](
+    triton_kernels.suffix_kernel[(ceil_div(rows, tile.rows), keys.own_k.shape[1])](
         query,
         *tensors,
         codes,
@@ -167,7 +167,7 @@ def _launch_suffix(
         KEYS=tile.keys,
         D=width,
         HEAD_DIM=d,
-        **_options(query, tile),
+        **launch_options(query, tile),
     )
 
 
@@ -203,7 +203,7 @@ def decode_partials(
     share = h // kv_heads
     tile = DECODE_TILES[query.element_size()]
     splits = n_splits(b * kv_heads, capacity, query.device)
-    _check(query, codes, n_groups)
+    check_layout(query, codes, n_groups)
     tensors, strides = _arguments(keys)
     state = (b, h, splits, n_groups)
     maximum, total, out = (query.new_empty(shape, dtype=torch.float32) for shape in (state, state, (*state, d)))
@@ -227,9 +227,9 @@ def decode_partials(
         GAINS=gains is not None,
         ROWS=max(tile.rows, _power_of_two(share * n_groups)),
         KEYS=tile.keys,
-        D=_padded(d),
+        D=padded_width(d),
         HEAD_DIM=d,
-        **_options(query, tile),
+        **launch_options(query, tile),
     )
     return Partials(maximum, total, out, query.dtype)
 
@@ -286,7 +286,7 @@ def combine(partials: Partials, factors: Tensor | None = None) -> Tensor:
         FACTORS=factors is not None,
         ALL=_power_of_two(parts),
         STEP=min(16, _power_of_two(parts)),
-        D=_padded(d),
+        D=padded_width(d),
         HEAD_DIM=d,
         num_warps=4,
     )
@@ -302,7 +302,7 @@ def n_splits(pairs: int, capacity: int, device: torch.device) -> int:
         device: Where it runs.
     """
     wanted = PROGRAMS_PER_SM * _multiprocessors(device) // pairs
-    return max(1, min(wanted, _ceil_div(capacity, 64), MAX_SPLITS))
+    return max(1, min(wanted, ceil_div(capacity, 64), MAX_SPLITS))
 
 
 @cache
@@ -328,20 +328,26 @@ def _arguments(keys: LayerKeys) -> tuple[list[Tensor], list[int]]:
     return [*prefix, *own, group], [*prefix[0].stride()[:3], *own[0].stride()[:3]]
 
 
-def _options(query: Tensor, tile: Tile) -> dict[str, Any]:
+def launch_options(query: Tensor, tile: Tile) -> dict[str, Any]:
+    """Precision of products, warps and pipeline depth, as keywords of a launch."""
     # Triton's default for float32 is tf32, of ten bits.
     precision = "ieee" if query.dtype == torch.float32 else "tf32"
     return {"PRECISION": precision, "num_warps": tile.warps, "num_stages": tile.stages}
 
 
-def _check(query: Tensor, codes: Tensor, n_groups: int) -> None:
+def check_layout(query: Tensor, codes: Tensor, n_groups: int = 1) -> None:
+    """Refuse what the kernels cannot read.
+
+    Raises:
+        ValueError: A last stride is not 1, or there are too many groups.
+    """
     if query.stride(-1) != 1 or codes.stride(-1) != 1:
         raise ValueError(f"query and codes need a last stride of 1, got {query.stride()} and {codes.stride()}")
     if n_groups > MAX_GROUPS:
         raise ValueError(f"{n_groups} key groups, at most {MAX_GROUPS}")
 
 
-def _padded(head_dim: int) -> int:
+def padded_width(head_dim: int) -> int:
     """Head dimension of a tile: a power of two, and 16 at least for the matrix unit."""
     return max(16, _power_of_two(head_dim))
 
@@ -350,5 +356,6 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _ceil_div(n: int, step: int) -> int:
+def ceil_div(n: int, step: int) -> int:
+    """Divide and round up."""
     return -(-n // step)

@@ -4,11 +4,16 @@ Questions about one image continue one prefix. Nothing here copies it: what is s
 sorted by prefix instead, and each prefix meets all its questions in one matrix product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sinkbench.engine.context import Context
+
+_SCORES_AT_ONCE = 1 << 25
+"""Scores held at once where no kernel spares writing them down."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +110,9 @@ class LayerKeys:
         """
         b, h, r, d = query.shape
         grouped = query.reshape(b, self.own_k.shape[1], -1, d)
-        own = _product(grouped, self.own_k.transpose(2, 3))
+        own = product(grouped, self.own_k.transpose(2, 3))
         if self.prefix_k is not None and self.grouping is not None:
-            prefix = _product(self.grouping.sort(grouped), self.prefix_k.transpose(2, 3))
+            prefix = product(self.grouping.sort(grouped), self.prefix_k.transpose(2, 3))
             own = torch.cat((self.grouping.unsort(prefix), own), dim=-1)
         return (own * scaling).view(b, h, r, -1)
 
@@ -122,16 +127,41 @@ class LayerKeys:
         """
         b, h, r, k = weights.shape
         grouped = weights.reshape(b, self.own_v.shape[1], -1, k).to(self.own_v.dtype)
-        out = _product(grouped[..., self.n_prefix :], self.own_v)
+        out = product(grouped[..., self.n_prefix :], self.own_v)
         if self.prefix_v is not None and self.grouping is not None:
-            sums = _product(self.grouping.sort(grouped[..., : self.n_prefix]), self.prefix_v)
+            sums = product(self.grouping.sort(grouped[..., : self.n_prefix]), self.prefix_v)
             prefix = self.grouping.unsort(sums)
             has_prefix = self.grouping.has_prefix
             out = out + (prefix if has_prefix is None else prefix.masked_fill(~has_prefix, 0))
         return out.view(b, h, r, -1)
 
+    def at(self, slots: Tensor) -> Tensor:
+        """The key of one slot (B,) of each sample: (B, H_kv, d)."""
+        samples = torch.arange(len(slots), device=slots.device)
+        own = self.own_k[samples, :, (slots - self.n_prefix).clamp_min(0)]
+        if self.prefix_k is None or self.grouping is None:
+            return own
+        shared = self.prefix_k[self.grouping.group.long().clamp_min(0), :, slots.clamp_max(self.n_prefix - 1)]
+        return torch.where((slots < self.n_prefix)[:, None, None], shared, own)
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+
+def masked_scores(query: Tensor, keys: LayerKeys, rows: slice, ctx: Context, scaling: float) -> Tensor:
+    """Scores (B, H, R, K) float32 of the query rows (B, H, R, d), very low where a row may not look."""
+    scores = keys.scores(query, scaling)
+    if ctx.mask is None:
+        return scores
+    mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]
+    return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+def in_steps(query: Tensor, n_keys: int) -> Iterator[slice]:
+    """The query rows of (B, H, Q, d) in runs that are short enough to write down their scores of all keys."""
+    b, h, q, _ = query.shape
+    step = max(1, _SCORES_AT_ONCE // (b * h * n_keys))
+    return (slice(start, min(start + step, q)) for start in range(0, q, step))
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
     """The float32 matrix product of (B, H, M, e) and (B, H, e, N); half types are not converted on a GPU."""
     if left.dtype is torch.float32:
         return left @ right

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sinkbench.adapters.base import Adapter, ImageFeatures
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Stage, State
@@ -43,6 +43,30 @@ class Prefixes:
         """A method's state for samples that continue `groups`; zero where there is no prefix."""
         index = torch.tensor(groups, device=self.roles.device)
         return State({name: _rows(values, index) for name, values in self.states[method].items()})
+
+
+def encode_images(
+    adapter: Adapter, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs], pass_tokens: int
+) -> dict[str, ImageFeatures]:
+    """Encode each distinct image of the prompts once.
+
+    Args:
+        adapter: The model.
+        prompts: Prompts of a batch.
+        inputs: Preprocessed images by `ImageRef.key`.
+        pass_tokens: Most image tokens in one pass.
+
+    Returns:
+        Features by `ImageRef.key`.
+    """
+    keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
+    features: dict[str, ImageFeatures] = {}
+    longest = max((len(inputs[key].roles) for key in keys), default=1)
+    step = max(1, pass_tokens // longest)
+    for at in range(0, len(keys), step):
+        chunk = keys[at : at + step]
+        features |= zip(chunk, adapter.encode_images([inputs[key] for key in chunk]), strict=True)
+    return features
 
 
 def prefill_prefixes(

@@ -1,4 +1,4 @@
-"""Runs prompts through a model and keeps the hidden states of a few tokens for diagnostics."""
+"""Hidden states of each prompt's first token, in which the sink dimensions are looked for."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
-from sinkbench.diagnostics.sink_dims import first_tokens
 from sinkbench.engine.context import Context, Stage
-from sinkbench.engine.prefix import prefill_prefixes
-from sinkbench.engine.stream import Stream
+from sinkbench.engine.observe import observe
 from sinkbench.methods.base import Intervention
 from sinkbench.request import Request
 
@@ -23,19 +21,20 @@ class FirstTokens(Intervention):
 
     def __init__(self, layers: Sequence[int]) -> None:
         self.hidden_layers = layers
-        self.seen: dict[int, Tensor] = {}
 
     def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
         """Keep (B, d) of the pass in which the first token is."""
         if ctx.stage is not Stage.DECODE and ctx.start == 0:
-            self.seen[layer] = first_tokens(hidden, ctx.is_valid).float().cpu()
+            ctx.state[f"first.{layer}"] = hidden[torch.arange(len(hidden), device=hidden.device), ctx.first_slot]
 
 
-@torch.inference_mode()
 def first_token_states(adapter: Adapter, requests: Sequence[Request], layers: Sequence[int]) -> Tensor:
     """(L', N, d) float32 inputs of `layers` at the first token of N text-only prompts."""
-    probe = FirstTokens(layers)
     prompts = [adapter.encode(request) for request in requests]
-    prefixes = prefill_prefixes(adapter, {"probe": probe}, prompts, {})
-    Stream(adapter, probe, "probe", prompts, prefixes, 0).prefill()
-    return torch.stack([probe.seen[layer] for layer in layers])
+    places = {id(prompt): place for place, prompt in enumerate(prompts)}
+    states = torch.empty(len(layers), len(prompts), adapter.info.hidden_size)
+    for batch in observe(adapter, FirstTokens(layers), prompts):
+        chosen = [places[id(prompt)] for prompt in batch.prompts]
+        for row, layer in enumerate(layers):
+            states[row, chosen] = batch.state[f"first.{layer}"].float().cpu()
+    return states

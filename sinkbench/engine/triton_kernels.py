@@ -15,7 +15,7 @@ TINY = tl.constexpr(1.0e-30)
 
 
 @triton.jit
-def _load_slots(base, slot, stride, inside, D: tl.constexpr, HEAD_DIM: tl.constexpr):
+def load_slots(base, slot, stride, inside, D: tl.constexpr, HEAD_DIM: tl.constexpr):
     """(n, D) keys or values of the slots (n,); zero where not inside, because 0 · NaN of an unwritten slot is NaN."""
     column = tl.arange(0, D)
     mask = inside[:, None] if D == HEAD_DIM else inside[:, None] & (column < HEAD_DIM)[None, :]
@@ -23,7 +23,7 @@ def _load_slots(base, slot, stride, inside, D: tl.constexpr, HEAD_DIM: tl.conste
 
 
 @triton.jit
-def _softmax_step(scores, maximum, total, scale):
+def softmax_step(scores, maximum, total, scale):
     """Take a tile of unscaled scores into a running softmax.
 
     Returns:
@@ -67,10 +67,10 @@ def _suffix_span(
         slot = start + tl.arange(0, KEYS)
         inside = slot < end
         code = _visible_codes(codes, stride_codes, slot, inside, member, n_members, row_slot, MEMBERS, CAUSAL)
-        k = _load_slots(keys, slot, stride, inside, D, HEAD_DIM)
+        k = load_slots(keys, slot, stride, inside, D, HEAD_DIM)
         scores = tl.dot(query, tl.trans(k), input_precision=PRECISION)
         scores = tl.where(code != PAD, scores, float("-inf"))
-        weights, decay, maximum, total = _softmax_step(scores, maximum, total, scale)
+        weights, decay, maximum, total = softmax_step(scores, maximum, total, scale)
         if MASS:
             # Sums by group on the matrix unit. Padding counts as group 0: the only visible padding is a row's own slot.
             out *= decay[:, None]
@@ -87,7 +87,7 @@ def _suffix_span(
                 for g in tl.static_range(1, GROUPS):
                     factor = tl.where(code == g, tl.load(factors + g)[:, None], factor)
                 weights *= factor
-            v = _load_slots(values, slot, stride, inside, D, HEAD_DIM)
+            v = load_slots(values, slot, stride, inside, D, HEAD_DIM)
             out = tl.dot(weights.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
     return maximum, total, out
 
@@ -175,15 +175,15 @@ def _decode_span(
     for start in range(first, end, KEYS):
         slot = start + tl.arange(0, KEYS)
         inside = slot < end
-        k = _load_slots(keys, slot, stride, inside, D, HEAD_DIM)
+        k = load_slots(keys, slot, stride, inside, D, HEAD_DIM)
         code = tl.load(codes + slot, mask=inside, other=PAD).to(tl.int32)
         scores = tl.dot(query, tl.trans(k), input_precision=PRECISION)
         if GAINS:
             # The edit of the scaled score: both sides of it are homogeneous in a positive scale.
             scores += gain[:, None] * tl.abs(scores)
         scores = tl.where(code[None, :] == group[:, None], scores, float("-inf"))
-        weights, decay, maximum, total = _softmax_step(scores, maximum, total, scale)
-        v = _load_slots(values, slot, stride, inside, D, HEAD_DIM)
+        weights, decay, maximum, total = softmax_step(scores, maximum, total, scale)
+        v = load_slots(values, slot, stride, inside, D, HEAD_DIM)
         out = tl.dot(weights.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
     return maximum, total, out
 

@@ -16,6 +16,7 @@ from sinkbench.errors import UsageError
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
+    from sinkbench.engine.view import AttentionView, MlpParts
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class Intervention:
     """The edits of a method on a model. Every hook leaves things as they are until a subclass overrides it.
 
     An edit returns a new tensor and never writes into its argument: the engine compares the two to tell which rows and
-    heads were left alone.
+    heads were left alone. What the observing hooks are shown must not be written to either.
     """
 
     hidden_layers: Iterable[int] = ()
-    """Layers whose input `observe_hidden` wants to see."""
+    """Layers whose input `observe_hidden` wants to see; L names the output of the last layer, before the final norm."""
 
     last_token_alone: bool = False
     """Whether the prompt's last token must be a pass of its own, the only one in the prompt with `ctx.emits`.
@@ -89,8 +90,19 @@ class Intervention:
     """Whether decode passes may be captured as a CUDA graph and replayed.
 
     The hooks then run once, when the pass is captured. They must work on tensors alone: nothing read back to the host,
-    no use of `ctx.step`, `ctx.state` not changed, and one set of rows, groups and layers for every decode pass.
+    no use of `ctx.step`, `ctx.state` not changed, and one set of rows, groups and layers for every decode pass. So a
+    method that keeps what it observes while an answer is generated is not capturable.
     """
+
+    @property
+    def observes_attention(self) -> bool:
+        """Whether `observe_attention` is to be called."""
+        return type(self).observe_attention is not Intervention.observe_attention
+
+    @property
+    def observes_mlp(self) -> bool:
+        """Whether `observe_mlp` is to be called."""
+        return type(self).observe_mlp is not Intervention.observe_mlp
 
     @property
     def is_grouped(self) -> bool:
@@ -154,6 +166,12 @@ class Intervention:
 
     def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
         """See the input (B, Q, d) of a layer named in `hidden_layers`."""
+
+    def observe_attention(self, layer: int, view: "AttentionView", ctx: Context) -> None:
+        """See the attention of every layer, after all edits of its heads."""
+
+    def observe_mlp(self, layer: int, parts: "MlpParts", ctx: Context) -> None:
+        """See the MLP of every layer, its inner activations included."""
 
     def contrast(self, prompt: "Prompt") -> "Prompt | None":
         """The prompt of a second, unedited branch whose logits arrive as `ctx.contrast_logits` (None: no branch)."""

@@ -12,6 +12,7 @@ from sinkbench.methods.base import Intervention, Method, ModelInfo
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
+    from sinkbench.engine.view import AttentionView, MlpParts
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class ComposedIntervention(Intervention):
         self.last_token_alone = any(part.last_token_alone for part in parts)
         self.capturable = all(part.capturable for part in parts)
 
+    @property
+    def observes_attention(self) -> bool:
+        """Whether any part does."""
+        return any(part.observes_attention for part in self.parts)
+
+    @property
+    def observes_mlp(self) -> bool:
+        """Whether any part does."""
+        return any(part.observes_mlp for part in self.parts)
+
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
         """The marks of every part."""
         return {name: marks for part in self.parts for name, marks in part.token_marks(prompt).items()}
@@ -114,6 +125,16 @@ class ComposedIntervention(Intervention):
         for part in self.parts:
             if layer in part.hidden_layers:
                 part.observe_hidden(layer, hidden, ctx)
+
+    def observe_attention(self, layer: int, view: "AttentionView", ctx: Context) -> None:
+        """Show every part the attention as all of them left it."""
+        for part in self.parts:
+            part.observe_attention(layer, view, ctx)
+
+    def observe_mlp(self, layer: int, parts: "MlpParts", ctx: Context) -> None:
+        """Show the MLP to every part."""
+        for part in self.parts:
+            part.observe_mlp(layer, parts, ctx)
 
     def contrast(self, prompt: "Prompt") -> "Prompt | None":
         """The branch of the one part that has one."""

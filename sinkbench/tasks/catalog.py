@@ -26,6 +26,7 @@ class TaskInfo:
         version: Changes when the scores of old answers would change.
         source: Kind of data: "scenes" (a Scenes folder) or "pope" (the POPE release or its hub copy).
         hub: Dataset id on the hub; empty for a task whose data are not there.
+        has_images: Whether its questions are about images.
         scheme: Family of its metrics in `sinkbench.scoring.schemes`.
         metrics: Metric name to direction.
         generation: lm-eval's generation_kwargs.
@@ -39,6 +40,7 @@ class TaskInfo:
     version: str
     source: str
     hub: str
+    has_images: bool
     scheme: str
     metrics: Mapping[str, Direction]
     generation: Mapping[str, Any]
@@ -92,6 +94,7 @@ def _info(config: Mapping[str, Any]) -> TaskInfo:
         version=str(settings["version"]),
         source=settings["source"],
         hub=settings.get("hub", ""),
+        has_images="doc_to_image" in config,
         scheme=settings["scheme"],
         metrics={entry["metric"]: _DIRECTIONS[entry["higher_is_better"]] for entry in config["metric_list"]},
         generation=config["generation_kwargs"],

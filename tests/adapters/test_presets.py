@@ -25,7 +25,7 @@ def test_every_preset_is_whole(name):
     assert bool(preset.sink_dims) == bool(preset.sink_source)
     classes = [adapter_class(kind) for kind, entry in ADAPTERS.items() if entry.startswith(f"{preset.family}:")]
     assert any(set(preset.options) <= set(cls.options) for cls in classes)
-    assert preset.path.startswith("asset:") or resolve_model(preset.path) == preset
+    assert preset.path.startswith(("asset:", "cache:")) or resolve_model(preset.path) == preset
 
 
 @pytest.mark.parametrize("name", ["llava", "llava-13b"])
@@ -83,6 +83,22 @@ def test_a_folder_of_an_unknown_model_type_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no adapter for model_type 'pixtral'") as raised:
         resolve_model(str(tmp_path))
     assert "llava_onevision" in raised.value.hint
+
+
+def test_a_hub_id_that_the_cache_holds_is_a_model(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match="'some/one' is neither a folder nor a hub id") as raised:
+        resolve_model("some/one")
+    assert "hf download" in raised.value.hint
+    snapshot = tmp_path / "models--some--one" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--some--one" / "refs").mkdir()
+    (tmp_path / "models--some--one" / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    preset = resolve_model("some/one")
+    assert (preset.name, preset.family, preset.path, preset.is_local) == ("one", "text", "some/one", False)
 
 
 def test_a_preset_of_another_family_is_refused():

@@ -5,7 +5,7 @@ import torch
 from harness import FAMILIES, image, model_folder
 
 from sinkbench.adapters import load_adapter, resolve_model
-from sinkbench.bench.models import describe, random_adapter
+from sinkbench.bench.models import describe, random_adapter, real_adapter
 from sinkbench.bench.shapes import resolve_shape
 from sinkbench.bench.workloads import TEXTS, pope
 from sinkbench.errors import SinkbenchError, UsageError
@@ -68,6 +68,11 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="sees no GPU"):
         random_adapter(resolve_shape("tiny"), TEXTS, "cuda", "auto")
+
+
+def test_a_model_that_reads_no_images_is_refused():
+    with pytest.raises(UsageError, match="smollm2-135m reads text only"):
+        real_adapter("smollm2-135m", "cpu", "auto")
 
 
 def test_logits_that_are_not_finite_are_refused():

@@ -20,6 +20,7 @@ SUFFIX = {
     "grouped heads": Shape(3, 2, 6, 2, 64, prefix=40, own=7, capacity=7, queries=7, groups=3),
     "no prefix": Shape(3, 0, 4, 2, 32, prefix=0, own=45, capacity=64, queries=45, groups=2),
     "later part of the suffix": Shape(3, 1, 2, 2, 32, prefix=20, own=40, capacity=48, queries=5, groups=1),
+    "single rows": Shape(5, 2, 4, 2, 32, prefix=20, own=9, capacity=12, queries=1, groups=2),
     "wide heads": Shape(2, 2, 2, 1, 128, prefix=70, own=33, capacity=40, queries=33, groups=16),
     "odd head dimension": Shape(3, 3, 2, 2, 80, prefix=16, own=5, capacity=8, queries=5, groups=4),
     "many samples a tile": Shape(23, 3, 2, 2, 32, prefix=9, own=3, capacity=4, queries=2, groups=4),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-CHECKS = Path(__file__).with_name("interpreted_kernels.py")
+FOLDER = Path(__file__).parent
 
 
 def triton_version() -> Version:
@@ -20,12 +20,13 @@ def triton_version() -> Version:
 
 
 @pytest.mark.skipif(triton_version() < Version("3.7"), reason="no Triton, or its interpreter fails with NumPy 2.4")
-def test_kernels_under_the_interpreter():
+@pytest.mark.parametrize("checks", ["interpreted_kernels.py", "interpreted_columns.py"])
+def test_kernels_under_the_interpreter(checks):
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported, and another test may have done so."""
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", str(CHECKS)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", str(FOLDER / checks)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=CHECKS.parents[2],
+        cwd=FOLDER.parents[1],
         capture_output=True,
         text=True,
         check=False,

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoModelForCausalLM,
     CLIPImageProcessor,
     CLIPVisionConfig,
     GotOcr2ImageProcessor,
@@ -27,6 +28,8 @@ from transformers import (
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
+    MistralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -44,6 +47,7 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     SiglipVisionConfig,
+    SmolLM3Config,
 )
 
 WORDS = (
@@ -53,6 +57,9 @@ WORDS = (
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
+)
+TEXT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] + ' ' }}{% endfor %}ASSISTANT:"
 )
 QWEN_MEDIA = {
     "image_token": "<|image_pad|>",
@@ -82,6 +89,23 @@ def tokenizer(**media: str) -> PreTrainedTokenizerFast:
     )
 
 
+def text_tokenizer(template: str | None = TEXT_TEMPLATE, opening: bool = True) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; `opening` lets it put the beginning-of-sequence token before a text."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS.split()])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if opening:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        chat_template=template,
+    )
+
+
 def _vision() -> CLIPVisionConfig:
     return CLIPVisionConfig(
         hidden_size=32,
@@ -94,7 +118,7 @@ def _vision() -> CLIPVisionConfig:
 
 
 def _text(
-    vocabulary: int, kv_heads: int, kind: type[PreTrainedConfig] = LlamaConfig, **settings: int
+    vocabulary: int, kv_heads: int, kind: type[PreTrainedConfig] = LlamaConfig, **settings: Any
 ) -> PreTrainedConfig:
     return kind(
         **settings,
@@ -283,6 +307,21 @@ def save_qwen3_vl(folder: Path, seed: int = 0) -> Path:
     return _save(folder, model, _qwen_processor(Qwen3VLProcessor, tok, Qwen3VLVideoProcessor))
 
 
+def save_text(
+    folder: Path,
+    kind: type[PreTrainedConfig] = LlamaConfig,
+    tok: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    kv_heads: int = 2,
+    **settings: Any,
+) -> Path:
+    """A random text-only model in `folder`; `settings` are its config's."""
+    tok = tok or text_tokenizer()
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_text(len(tok), kv_heads, kind, **settings))
+    return _save(folder, model, tok)
+
+
 def _qwen_vision() -> dict[str, int]:
     return {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, "initializer_range": 0.3}
 
@@ -323,6 +362,16 @@ def _save(folder: Path, model, processor) -> Path:
     processor.save_pretrained(folder)
     return folder
 
+
+TEXT_KINDS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"kv_heads": 4}),
+    "mistral": (MistralConfig, {"sliding_window": None}),
+    "olmo2": (Olmo2Config, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16}),
+    "smollm3": (SmolLM3Config, {"tie_word_embeddings": True}),
+}
+"""Text-only models by `model_type`: arguments of `save_text`."""
 
 BUILDERS = {
     "internvl": save_internvl,

@@ -40,6 +40,8 @@ def main() -> None:
         part = prompts[start : start + args.batch_size]
         rows += answers(model, processor, part, args.max_tokens)
         print(f"{start + len(part)} of {len(prompts)} prompts, {len(rows)} answers", file=sys.stderr)
+    if not rows:
+        sys.exit(f"none of the {len(prompts)} answers ends within {args.max_tokens} tokens; {args.out} is left alone")
     args.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
@@ -56,7 +58,7 @@ def answers(model: Any, processor: Any, prompts: list[str], max_tokens: int) -> 
     return [
         {"question": prompt, "answer": tokenizer.decode(tokens, skip_special_tokens=True).strip()}
         for prompt, tokens in zip(prompts, out, strict=True)
-        if (tokens == tokenizer.eos_token_id).any()
+        if (tokens == model.generation_config.eos_token_id).any()
     ]
 
 

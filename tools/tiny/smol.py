@@ -110,7 +110,7 @@ def save(model: Any, processor: Any, folder: Path, recipe: Recipe) -> None:
     """Write the trained changes, and the folder that they make together with the base."""
     from safetensors.torch import save_file
 
-    from sinkbench.smol_llava import build
+    from sinkbench.smol_llava import assemble
 
     lora = recipe.lora
     scale = {
@@ -120,7 +120,7 @@ def save(model: Any, processor: Any, folder: Path, recipe: Recipe) -> None:
     tensors = {name: p.to("cpu", torch.bfloat16).contiguous() for name, p in trained(model).items()}
     save_file(tensors, folder / "deltas.safetensors", metadata={"format": "pt"})
     (folder / "deltas.json").write_text(json.dumps({"scale": scale, "image_first": lora.image_first}))
-    build(folder, base_folder(), folder)
+    assemble(folder, base_folder(), folder)
 
 
 def dialogue(recipe: Recipe) -> Any:
