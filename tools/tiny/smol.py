@@ -1,7 +1,7 @@
 """smol-llava: the projector and low-rank changes, trained around the real SmolLM2-135M-Instruct.
 
-Stage "align" trains the projector on short captions, stage "instruct" everything on conversations in natural wording, as
-LLaVA-1.5 does (Liu et al., arXiv 2310.03744). The base lies where `sinkbench assets fetch smollm2` puts it.
+Stage "align" trains the projector on short captions, stage "instruct" everything on conversations in natural wording,
+as LLaVA-1.5 does (Liu et al., arXiv 2310.03744). The base lies where `sinkbench assets fetch smollm2` puts it.
 """
 
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from smol.captions import short_captions
+from smol.wording import natural_turns
 from torch import Tensor, nn
 
 from sinkbench.errors import UsageError
 from sinkbench.scenes.scene import Scene
 from sinkbench.smol_llava import IMAGE, SYSTEM, add_lora, bare_model
 from sinkbench.smol_llava import build_processor as processor_of
-from smol.captions import short_captions
-from smol.wording import natural_turns
 from tiny.llava import LlavaForward
 from tiny.packing import IGNORED, TextTurn, Turns
 from tiny.recipe import Optimisation, Recipe
