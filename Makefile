@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check format sinks clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,19 @@ check: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What docs/sinks.md shows. The two models with a real language model behind them are fetched once.
+SINKS ?= runs/sinks
+INSPECT = $(SINKBENCH) inspect model --dtype float32
+sinks: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+	$(SINKBENCH) assets fetch smol-llava
+	$(INSPECT) --model smollm2-135m --text natural,random,repeated --output $(SINKS)/smollm2-135m
+	$(INSPECT) --model smol-llava --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/smol-llava
+	$(INSPECT) --model tiny-llava --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-llava
+	$(INSPECT) --model tiny-qwen --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-qwen
+	$(INSPECT) --model tiny-internvl --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-internvl
+	$(SINKBENCH) inspect sample --model smol-llava --task scenes_pope --index 0 --output $(SINKS)/sample
 
 # make reproduce-NAME runs configs/papers/NAME.yaml.
 reproduce-%: install

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sinkbench.paths import asset
@@ -74,7 +75,6 @@ def bare_model(base: Path) -> Any:
     Args:
         base: Folder of SmolLM2-135M-Instruct.
     """
-    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
     language = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -145,9 +145,9 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base
         self.scale = scale
-        like = {"device": base.weight.device, "dtype": base.weight.new_zeros(()).float().dtype}
-        self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features, **like))
-        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank, **like))
+        device, dtype = base.weight.device, torch.float32
+        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,8 +175,6 @@ def merge(model: Any, deltas: Mapping[str, Tensor], scale: Mapping[str, float]) 
         deltas: `PATH.lora_a` and `PATH.lora_b` of linear layers at PATH below `model.model`, and whole tensors.
         scale: α / r by the first part of PATH.
     """
-    import torch
-
     state = model.model.state_dict()
     with torch.no_grad():
         for name, value in deltas.items():
@@ -213,7 +211,6 @@ def assemble(folder: Path, base: Path, changes: Path) -> None:
         base: Folder of SmolLM2-135M-Instruct.
         changes: Folder with what was trained, deltas.safetensors and deltas.json.
     """
-    import torch
     from safetensors.torch import load_file
 
     settings = json.loads((changes / "deltas.json").read_text())

@@ -17,7 +17,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
 from sinkbench.engine.context import Role
 from sinkbench.engine.generate import Engine
-from sinkbench.engine.probe import first_token_states
+from sinkbench.inspection.first_token import first_token_states
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Method
 from sinkbench.paths import asset

@@ -125,6 +125,7 @@ class Adapter(ABC):
             n_kv_heads=text.num_key_value_heads,
             hidden_size=text.hidden_size,
             sink_dims=self.preset.sink_dims,
+            sink_tau=self.preset.sink_tau,
         )
 
     @property

@@ -33,6 +33,7 @@ class ModelPreset:
         dtype: Weights' type where the user does not choose.
         sink_dims: Hidden dimensions with massive activations.
         sink_source: Where `sink_dims` come from.
+        sink_tau: φ above which a token is a sink in this model; None where nobody has looked.
         options: Preprocessing options of the family; they are part of the run id.
     """
 
@@ -43,6 +44,7 @@ class ModelPreset:
     dtype: str = "bfloat16"
     sink_dims: tuple[int, ...] = ()
     sink_source: str = ""
+    sink_tau: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,6 +160,7 @@ def _read_preset(path: Path) -> ModelPreset:
         dtype=row.get("dtype", "bfloat16"),
         sink_dims=tuple(sinks.get("dims", ())),
         sink_source=sinks.get("source", ""),
+        sink_tau=sinks.get("tau"),
         options=row.get("options") or {},
     )
 

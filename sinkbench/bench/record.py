@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 _HINT = "Give a file that `sinkbench bench --output` wrote."
 
-Section = Literal["rows", "baselines", "end_to_end", "flips"]
+Section = Literal["rows", "baselines", "inspection", "end_to_end", "flips"]
 
 
 class Record:
@@ -34,6 +34,7 @@ class Record:
             **header,
             "rows": [],
             "baselines": [],
+            "inspection": [],
             "end_to_end": [],
             "flips": [],
         }

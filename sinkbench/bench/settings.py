@@ -9,7 +9,8 @@ from sinkbench.bench.workloads import BatchSize
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.methods import method_names
 
-WORKLOADS = ("pope", "caption", "mixed")
+ANSWERED = ("pope", "caption", "mixed")
+WORKLOADS = (*ANSWERED, "inspect")
 
 ATTENTION_ONLY = "pai-attention"
 """PAI without its image-free branch, which costs a second pass whatever the engine does."""
@@ -28,7 +29,7 @@ class Settings:
         model: Shape, preset or folder.
         weights: "random", or "real" for the published ones.
         methods: Some of `variant_names`, or `a+b`; greedy comes before them, because all are compared with it.
-        workloads: Some of `WORKLOADS`.
+        workloads: Some of `WORKLOADS`; "inspect" measures what the diagnostics cost, not a method.
         batch_size: Most samples in a batch where questions share images, or "auto".
         caption_batches: Batch sizes of the caption workload, each with as many images.
         images: Images of "pope" and "mixed".
@@ -39,6 +40,7 @@ class Settings:
         baseline: Measure plain transformers too.
         baseline_batches: Its batch sizes for "pope"; those for captions are ours.
         baseline_tokens: Length of its captions: its rate only falls as they grow.
+        prompts: Prompts of "inspect", each about an image of its own.
         growth: Measure how time grows with questions, image tokens and new tokens.
         end_to_end: Images of the end-to-end measurement; 0 leaves it out.
         flips: Questions of each kind that are answered in two batch sizes; 0 leaves it out.
@@ -50,7 +52,7 @@ class Settings:
     model: str
     weights: Literal["random", "real"] = "random"
     methods: tuple[str, ...] = ()
-    workloads: tuple[str, ...] = WORKLOADS
+    workloads: tuple[str, ...] = ANSWERED
     batch_size: BatchSize = "auto"
     caption_batches: tuple[int, ...] = (128, 1)
     images: int = 64
@@ -61,6 +63,7 @@ class Settings:
     baseline: bool = True
     baseline_batches: tuple[int, ...] = (8, 32, 64)
     baseline_tokens: int = 64
+    prompts: int = 500
     growth: bool = False
     end_to_end: int = 0
     flips: int = 0
@@ -80,6 +83,7 @@ class Settings:
             row_seconds=2.0,
             baseline_batches=(2,),
             baseline_tokens=8,
+            prompts=6,
             end_to_end=min(self.end_to_end, 8),
             flips=min(self.flips, 4),
         )

@@ -18,6 +18,7 @@ from sinkbench.bench import workloads as w
 from sinkbench.bench.baselines import measure_plain
 from sinkbench.bench.end_to_end import measure_end_to_end
 from sinkbench.bench.flips import flip_rates, scenes_requests
+from sinkbench.bench.inspection import measure_inspection
 from sinkbench.bench.measure import Effort, Prepared, Timer, describe, measure, prepare
 from sinkbench.bench.models import describe as describe_model
 from sinkbench.bench.models import random_adapter, real_adapter
@@ -58,7 +59,8 @@ def run(settings: Settings, path: Path | None, say: Say) -> dict[str, Any]:
     settings.check()
     adapter = _adapter(settings)
     with TemporaryDirectory(prefix="sinkbench-bench-") as folder:
-        sizes = [w.SIZE] * max(settings.images, *settings.caption_batches, 5)
+        looked = settings.prompts if "inspect" in settings.workloads else 0
+        sizes = [w.SIZE] * max(settings.images, *settings.caption_batches, looked, 5)
         images = w.write_images(Path(folder) / "images", sizes, settings.seed)
         made_up = {} if adapter.info.sink_dims else made_up_parameters(adapter, images[:_PROBED])
         names = dict.fromkeys((BASELINE, *settings.methods))
@@ -95,6 +97,8 @@ class _Suite:
             sizes = [w.MIXED_SIZES[i % len(w.MIXED_SIZES)] for i in range(s.images)]
             ragged = w.write_images(folder / "mixed", sizes, s.seed)
             self.rows(self.prepared(w.mixed(ragged, s.batch_size, s.seed)))
+        if "inspect" in s.workloads:
+            self.inspection(w.inspect(images[: s.prompts], s.batch_size))
         if s.growth:
             groups, lengths = max(5, min(s.images, _GROWTH_GROUPS)), sorted({min(64, s.new_tokens), s.new_tokens})
             for workload in w.growth(images[:groups], lengths, s.batch_size):
@@ -122,6 +126,12 @@ class _Suite:
             if size == 1:
                 self.baseline(shorter, "eager", 1)
             self.baseline(shorter, "sdpa", size)
+
+    def inspection(self, workload: w.Workload) -> None:
+        """What the diagnostics cost."""
+        prepared = self.prepared(workload)
+        work = partial(measure_inspection, self.adapter, prepared, self.timer, self.settings.repeats)
+        self.add("inspection", {**_subject(prepared), "method": "diagnostics"}, work)
 
     def prepared(self, workload: w.Workload) -> Prepared:
         """A workload in the batches that every method gets."""
@@ -154,7 +164,10 @@ class _Suite:
         self.add("baselines", entry, partial(measure_plain, self.adapter, part, attention, self.timer, self.effort))
 
     def add(
-        self, section: Literal["rows", "baselines"], entry: dict[str, Any], work: Callable[[], dict[str, Any]]
+        self,
+        section: Literal["rows", "baselines", "inspection"],
+        entry: dict[str, Any],
+        work: Callable[[], dict[str, Any]],
     ) -> None:
         """An entry with its numbers, or with the reason why there are none: the other entries are worth having."""
         try:
@@ -225,5 +238,7 @@ def _line(entry: Mapping[str, Any]) -> str:
     title = f"{entry['workload']}, batch {entry['batch']}, {entry['method']}"
     if entry["error"]:
         return f"{title}: {entry['error']}"
+    if "arms" in entry:
+        return f"{title}: {entry['arms']['findings']['time_ratio']:.2f} times the plain prefill"
     metric = HEADLINE[entry["workload"]]
     return f"{title}: {entry[metric] or 0:.1f} {metric.replace('_per_', '/')}"

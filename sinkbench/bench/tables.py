@@ -56,6 +56,7 @@ def grids(record: Mapping[str, Any]) -> list[Grid]:
     growth = [row for row in record["rows"] if row["workload"] == "growth"]
     found = [
         Grid(f"Speed: {subject}", _SPEED, [_speed(row) for row in (*rows, *record["baselines"])], 2),
+        Grid(f"What looking costs: {subject}", _INSPECTION, list(_inspection(record.get("inspection", ()))), 2),
         Grid(f"Growth: {subject}", _GROWTH, [_growth(row) for row in growth]),
         Grid(f"From files to answers: {subject}", _END_TO_END, [_end_to_end(e) for e in record["end_to_end"]]),
         Grid(f"Answers that change with the batch: {subject}", _FLIPS, list(_flips(record["flips"])), 2),
@@ -78,6 +79,7 @@ _SPEED = (
     "× greedy",
 )
 _GROWTH = ("method", "image tokens", "questions an image", "new tokens", "answers", "s", "ms an answer", "× greedy")
+_INSPECTION = ("workload", "what", "batch", "prompts", "s", "× plain", "GiB", "× plain")
 _END_TO_END = ("method", "images", "answers", "answers/s", "device alone", "ratio")
 _FLIPS = ("method", "file", "questions", "flipped", "rate")
 _PLAIN = ("workload", "attention", "greedy", "batch", "plain", "its batch", "times faster")
@@ -100,6 +102,25 @@ def _speed(row: Row) -> list[str]:
         _number(peak / _GIB) if peak else "",
         _ratio(ratios.get("peak_bytes")),
     ]
+
+
+def _inspection(entries: Iterable[Row]) -> Iterable[list[str]]:
+    for entry in entries:
+        counts = [str(entry["batch"]), str(entry["answers"])]
+        if entry["error"]:
+            yield [entry["workload"], entry["method"], *counts, entry["error"], "", "", ""]
+            continue
+        for arm, numbers in entry["arms"].items():
+            peak = numbers["peak_bytes"]
+            yield [
+                entry["workload"],
+                arm,
+                *counts,
+                _number(numbers["seconds"]["median"]),
+                _ratio(numbers["time_ratio"]),
+                _number(peak / _GIB) if peak else "",
+                _ratio(numbers["memory_ratio"]),
+            ]
 
 
 def _growth(row: Row) -> list[str]:

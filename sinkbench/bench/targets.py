@@ -16,6 +16,8 @@ DECODE_RATES = {128: 6000.0, 1: 150.0}
 METHOD_RATE = 0.9
 METHOD_MEMORY = 1.1
 END_TO_END = 0.8
+INSPECTION_TIME, INSPECTION_MEMORY = 1.3, 1.1
+"""What every diagnostic together may cost over the plain prefill."""
 
 HEADLINE = {"pope": "answers_per_s", "mixed": "answers_per_s", "growth": "answers_per_s", "caption": "tokens_per_s"}
 """The rate by which a workload's methods are compared: captions are decoding, the others are prompts for the most."""
@@ -38,6 +40,8 @@ def judge(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for row in record["rows"]:
         if row["workload"] != "growth":
             judged += [*(_absolute(row) if rates_hold else ()), *_relative(row)]
+    for entry in record.get("inspection", ()):
+        judged += _inspection(entry)
     for entry in record["end_to_end"]:
         name = f"end to end, {entry['method']}: over the device's rate"
         judged.append(_target(name, entry["ratio"], at_least=END_TO_END))
@@ -89,6 +93,15 @@ def _relative(row: Row) -> Iterable[dict[str, Any]]:
     yield _target(f"{_title(row)}: {metric} over greedy's", ratios[metric], at_least=METHOD_RATE)
     if ratios["peak_bytes"] is not None:
         yield _target(f"{_title(row)}: peak memory over greedy's", ratios["peak_bytes"], at_most=METHOD_MEMORY)
+
+
+def _inspection(entry: Row) -> Iterable[dict[str, Any]]:
+    for arm in ("probe", "findings"):
+        numbers, name = entry.get("arms", {}).get(arm, {}), f"{entry['workload']}, batch {entry['batch']}, {arm}"
+        yield _target(f"{name}: time over plain prefill's", numbers.get("time_ratio"), at_most=INSPECTION_TIME)
+        if not numbers or numbers["memory_ratio"] is not None:
+            memory = numbers.get("memory_ratio")
+            yield _target(f"{name}: peak memory over plain prefill's", memory, at_most=INSPECTION_MEMORY)
 
 
 def _target(

@@ -31,7 +31,7 @@ class Workload:
     """Requests, and how they are batched.
 
     Attributes:
-        name: "pope", "caption", "mixed" or "growth".
+        name: "pope", "caption", "mixed", "inspect" or "growth".
         requests: What is asked; every answer has exactly `max_new_tokens` tokens.
         batch_size: Most samples in a batch, or "auto".
         parameters: What tells it from others of its name, for the record.
@@ -90,6 +90,12 @@ def mixed(images: Sequence[ImageRef], batch_size: BatchSize = "auto", seed: int 
             text = " ".join([_pope_text(draw.randrange(len(OBJECTS))), *[_DETAIL] * draw.randint(0, 3)])
             requests.append(_request(f"mixed/{i}/{j}", text, (image,), new_tokens))
     return Workload("mixed", requests, batch_size, {"images": len(images), "new_tokens": list(MIXED_TOKENS)})
+
+
+def inspect(images: Sequence[ImageRef], batch_size: BatchSize = "auto") -> Workload:
+    """A prompt about each image, to be looked at rather than answered."""
+    requests = _questions("inspect", [(image,) for image in images], 1, 1)
+    return Workload("inspect", requests, batch_size, {"images": len(images)})
 
 
 def growth(images: Sequence[ImageRef], new_tokens: Sequence[int], batch_size: BatchSize = "auto") -> list[Workload]:

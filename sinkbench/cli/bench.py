@@ -30,7 +30,7 @@ Workloads = Annotated[
     typer.Option(
         "--workload",
         "-w",
-        help="pope, caption, mixed, or none; several: repeat it or separate by commas. Default: pope,caption,mixed.",
+        help="pope, caption, mixed, inspect, or none; repeat it or separate by commas. Default: pope,caption,mixed.",
         rich_help_panel=options.WHAT,
         metavar="NAME",
     ),
@@ -173,7 +173,7 @@ def bench(
     _print(record, markdown)
     if output:
         typer.echo(f"written: {output}")
-    broken = [row for row in record["rows"] + record["baselines"] if row.get("broken")]
+    broken = [row for row in record["rows"] + record["baselines"] + record["inspection"] if row.get("broken")]
     if broken:
         raise IncompleteError(
             f"{len(broken)} measurements failed; for example {broken[0]['method']}: {broken[0]['error']}",

@@ -39,7 +39,6 @@ def model_(
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=0, help="Tokens of each answer to look at.")] = 8,
     blank: Annotated[bool, typer.Option("--blank", help="Also blank images: which heads rest then?")] = False,
     vhd: Annotated[bool, typer.Option("--vhd", help="Also without images: vision-aware head divergence.")] = False,
-    gaze_layer: Annotated[int | None, typer.Option("--gaze-layer", min=0, help="Keep this layer's gaze shift.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw PNGs.")] = True,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder with the tasks' data.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -72,7 +71,6 @@ def model_(
         new_tokens=new_tokens,
         blank=blank,
         head_divergence=vhd,
-        gaze_layer=gaze_layer,
         data_dir=data_dir,
         pictures=pictures,
         device=device,
@@ -88,6 +86,41 @@ def _split(values: list[str] | None) -> tuple[str, ...]:
     return tuple(name for value in values or () for name in value.split(",") if name)
 
 
+@app.command("sample")
+def sample_(
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, local folder or hub id.")],
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="Image file.")] = None,
+    question: Annotated[str, typer.Option("--question", "-q", help="Asked about the image.")] = PROMPTS[3],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Instead: a question of this task.")] = None,
+    index: Annotated[int, typer.Option("--index", min=0, help="Which of the task's questions, from 0.")] = 0,
+    layer: Annotated[
+        int | None, typer.Option("--layer", min=0, help="Whose heads are drawn. Default: which looks most.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder with the task's data.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/inspect/MODEL-sample.")
+    ] = None,
+) -> None:
+    """Draw where a model looks in one image, by layer and head, and mark its sink tokens."""
+    from sinkbench.cli.console import output_console, quiet_libraries
+    from sinkbench.inspection.sample import Question, inspect_sample
+
+    quiet_libraries()
+    folder = output or Path("runs") / "inspect" / f"{Path(model).name}-sample"
+    asked = Question(image, question, task, index, data_dir)
+    found = inspect_sample(
+        model, asked, folder, lambda line: typer.echo(line, err=True), layer=layer, device=device, dtype=dtype
+    )
+    console = output_console()
+    console.print(f"{found['question']}\n→ {found['answer']}", markup=False)
+    text = [row for row in found["sinks"] if not row["image"]]
+    names = ", ".join(f"{row['token']!r} at {row['place']}" for row in text) or "none"
+    console.print(f"Sinks: {len(found['sinks']) - len(text)} image tokens; text: {names}.", markup=False)
+    console.print(f"Written to {folder}/: sample.json, {', '.join(found['pictures'])}.", markup=False)
+
+
 @app.command("sink-dims")
 def sink_dims(
     model: Annotated[str, typer.Option("--model", "-m", help="Preset, local folder or hub id.")],
@@ -99,11 +132,13 @@ def sink_dims(
 ) -> None:
     """Find the dimensions with massive activations that `var` needs."""
     from sinkbench.adapters import check_available, load_adapter, resolve_model
+    from sinkbench.cli.console import quiet_libraries
     from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
-    from sinkbench.engine.probe import first_token_states
     from sinkbench.errors import UsageError
+    from sinkbench.inspection.first_token import first_token_states, massive_evidence
     from sinkbench.request import Message, Request
 
+    quiet_libraries()
     preset = resolve_model(model)
     if prompts is not None and not prompts.is_file():
         raise UsageError(f"--prompts {prompts} is no file", "Give a text file with one prompt a line.")
@@ -114,26 +149,30 @@ def sink_dims(
     requests = [Request(str(i), (Message("user", text),)) for i, text in enumerate(texts)]
     hidden = first_token_states(adapter, requests, layers)
     found = find_sink_dims(hidden, layers, tau or default_tau(adapter.info.hidden_size))
-    report(preset, found, output)
+    report(preset, found, massive_evidence(adapter, requests), output)
 
 
-def report(preset: "ModelPreset", found: "SinkDims", output: Path | None) -> None:
+def report(preset: "ModelPreset", found: "SinkDims", massive: dict[str, Any], output: Path | None) -> None:
     """Print the dimensions with their evidence, and the lines that a preset takes."""
     import yaml
-    from rich.console import Console
     from rich.table import Table
 
+    from sinkbench.cli.console import output_console
+
     table = Table(title=f"{preset.name}: |x_k| / RMS(x) of the first token, median of {found.n_prompts} prompts")
-    table.add_column("dimension")
-    for layer in found.layers:
-        table.add_column(f"layer {layer}", justify="right")
+    table.add_column("layer", justify="right")
     for dim in found.dims:
-        table.add_row(str(dim), *(f"{ratio:.1f}" for ratio in found.ratios[dim]))
-    console = Console()
-    console.print(table)
+        table.add_column(f"dimension {dim}", justify="right")
+    for place, layer in enumerate(found.layers if found.dims else ()):
+        table.add_row(str(layer), *(f"{found.ratios[dim][place]:.1f}" for dim in found.dims))
+    console = output_console()
+    if found.dims:
+        console.print(table)
     console.print(f"tau {found.tau:g}; the strongest other dimension reaches {found.runner_up:g}.")
     if not found.dims:
         console.print("No dimension exceeds tau in most layers: no massive activations at the first token.")
+    dims = massive["dims"]
+    console.print(f"Massive in any token (|x| > 100 and 1000 times the median): {dims or 'no dimension'}.")
     entry: dict[str, Any] = {
         "sink_dims": {
             "dims": list(found.dims),
@@ -143,6 +182,7 @@ def report(preset: "ModelPreset", found: "SinkDims", output: Path | None) -> Non
                 "ratios": {dim: list(ratios) for dim, ratios in found.ratios.items()},
                 "runner_up": found.runner_up,
                 "prompts": found.n_prompts,
+                "massive": massive["evidence"]["massive"],
             },
         }
     }
@@ -151,4 +191,5 @@ def report(preset: "ModelPreset", found: "SinkDims", output: Path | None) -> Non
         output.write_text(text)
         console.print(f"Written to {output}.")
     else:
-        console.print("For configs/models/NAME.yaml:", text, sep="\n")
+        console.print("For configs/models/NAME.yaml:")
+        typer.echo(text)

@@ -10,7 +10,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from sinkbench.diagnostics.masking import along, masked_sum, place
+from sinkbench.diagnostics.masking import along, masked_sum
 
 SKIPPED = 2
 """Layers at the start without visual sinks."""
@@ -81,26 +81,3 @@ def image_centric(weights: Tensor, sinks: Tensor, image: Tensor) -> Tensor:
         image: (B, K) bool.
     """
     return (masked_sum(weights, image) >= IMAGE_MASS) & (portion(weights, sinks, image) <= SINK_PORTION)
-
-
-def border(image: Tensor, grids: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
-    """Image tokens on the rim of their image's grid.
-
-    Args:
-        image: (B, K) bool; a sample's images follow one another, each in raster order.
-        grids: For each sample the (rows, columns) of its images or tiles.
-
-    Returns:
-        (B, K) bool.
-
-    Raises:
-        UsageError: A sample's grids do not hold as many tokens as its images have.
-    """
-    flags = [torch.cat([_rim(*grid) for grid in sample]) if sample else torch.zeros(0).bool() for sample in grids]
-    return place(flags, image)
-
-
-def _rim(rows: int, columns: int) -> Tensor:
-    rim = torch.ones(rows, columns, dtype=torch.bool)
-    rim[1:-1, 1:-1] = False
-    return rim.flatten()

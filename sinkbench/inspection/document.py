@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sinkbench.diagnostics import extreme, secondary, sink_metric
 from sinkbench.diagnostics.recency import fit_trend
 from sinkbench.diagnostics.summary import summarise
-from sinkbench.diagnostics.visual_sinks import tau_for
 from sinkbench.inspection.collect import Findings
 from sinkbench.inspection.probe import CLASSES
 
@@ -21,12 +20,11 @@ _TOP = 10
 """Heads and tokens listed."""
 
 
-def report(findings: Findings, hidden_size: int) -> dict[str, Any]:
+def report(findings: Findings) -> dict[str, Any]:
     """The numbers of a document: means over samples with 95 % bootstrap intervals.
 
     Args:
         findings: Of one model on one set of prompts.
-        hidden_size: Width d.
     """
     layers = dict(findings.layers)
     top_class = layers.pop("top_class")
@@ -47,7 +45,7 @@ def report(findings: Findings, hidden_size: int) -> dict[str, Any]:
         "massive": {**(findings.massive.evidence() if findings.massive else {}), "top": _top_entries(findings.states)},
         "sinks": {
             "dims": list(findings.choice.sink_dims),
-            "tau": round(tau_for(hidden_size), 3),
+            "tau": round(findings.tau, 3),
             "primary": findings.choice.primary,
         },
         "secondary": _secondary(findings),

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sinkbench.diagnostics import extreme, image_attention, sink_metric
 from sinkbench.diagnostics.cosine import cosines
-from sinkbench.diagnostics.masking import masked_sum, real_slots
+from sinkbench.diagnostics.masking import at, masked_sum
 from sinkbench.diagnostics.massive import Magnitudes, magnitudes, top_entries
 from sinkbench.diagnostics.massive_dims import MassiveDims
 from sinkbench.diagnostics.visual_sinks import SKIPPED, image_centric, phi, portion, tau_for
 from sinkbench.engine.context import Context, Role, Stage
+from sinkbench.engine.keys import in_steps
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.view import AttentionView, MlpParts
 from sinkbench.inspection.words import KINDS, mark_words
@@ -61,7 +62,7 @@ class Probe(Intervention):
         self.info = info
         self.choice = choice
         self.hidden_layers = range(info.n_layers + 1)
-        self.tau = tau_for(info.hidden_size)
+        self.tau = info.sink_tau or tau_for(info.hidden_size)
         self.massive = MassiveDims(info.n_layers + 1, info.hidden_size, CLASSES, device=device)
 
     @property
@@ -77,6 +78,8 @@ class Probe(Intervention):
         """Magnitudes, norms, φ and the direction of every token at the input of a layer (D2, D4, D5, D6)."""
         if ctx.stage is Stage.DECODE:
             return
+        if layer == 0:
+            ctx.state["primary"] = primary_slot(ctx.is_valid, self.choice.primary)
         valid = ctx.valid_rows
         seen = magnitudes(hidden, valid)
         _append(ctx, f"norm.{layer}", seen.norms)
@@ -159,9 +162,9 @@ class Probe(Intervention):
         taken = {name: state.pop(f"{name}.{layer}") for name in _GATHERED}
         first = sink_metric.first_token(valid)
         alpha = sink_metric.received(taken["mass"], valid)
-        primary = real_slots(valid)[:, self.choice.primary]
+        primary = state["primary"]
         state[f"received.{layer}"] = alpha.mean(1)
-        state[f"alpha_first.{layer}"] = _at(alpha, first)
+        state[f"alpha_first.{layer}"] = at(alpha, first)
         state[f"alpha_image.{layer}"] = sink_metric.largest(alpha, ctx.is_image, valid)
         state[f"top_class.{layer}"] = sink_metric.argmax_class(alpha, _classes(ctx), valid)
         state[f"value_drain.{layer}"] = extreme.value_drain(taken["value_norm"], primary, valid)
@@ -198,7 +201,7 @@ class Probe(Intervention):
         row = view.rows(ctx.last_row)[:, :, 0]
         first = sink_metric.first_token(ctx.is_valid)
         sums = {
-            "answer_first": _at(row, first),
+            "answer_first": at(row, first),
             "answer_image": masked_sum(row, ctx.is_image),
             "answer_generated": masked_sum(row, ctx.roles == Role.GENERATED),
             "answer_row": row.mean(1),
@@ -211,12 +214,21 @@ class Probe(Intervention):
             ctx.state[f"{name}.{layer}"] = values
 
     def _gaze(self, view: AttentionView, ctx: Context) -> None:
-        """Positive changes of the image row over the question's words (GIFT's stage A, head mean)."""
-        if ctx.stage is Stage.SUFFIX:
-            shift = image_attention.gaze_shift(
-                view.rows(ctx.all_rows), ctx.is_image, ctx.valid_rows, ctx.is_query[:, ctx.start :]
-            )
-            ctx.state["gaze"] = shift.mean(1)
+        """Positive changes of the image row over the question's words (GIFT's stage A, head mean): (B, K) "gaze"."""
+        if ctx.stage is Stage.PREFIX:
+            # The row before the question's first word is the prefix's last; padding follows it.
+            latest = (ctx.valid_rows.sum(1) - 1)[:, None, None, None]
+            scores = view.keys.scores(view.query.take_along_dim(latest, 2), view.scaling)
+            ctx.state["gaze_row"] = scores.masked_fill(~ctx.is_valid[:, None, None], -torch.inf).softmax(-1)[:, :, 0]
+        elif "gaze_row" in ctx.state:
+            before = ctx.extend(ctx.state.pop("gaze_row"))
+            words, gaze = ctx.is_query[:, ctx.start :], torch.zeros_like(before[:, 0])
+            for rows in in_steps(view.query, ctx.n_keys):
+                weights, valid = view.rows(rows), ctx.valid_rows[:, rows]
+                shift = image_attention.gaze_shift(weights, ctx.is_image, valid, words[:, rows], before)
+                gaze += shift.mean(1)
+                before = torch.where(valid[:, -1, None, None], weights[:, :, -1], before)
+            ctx.state["gaze"] = gaze
 
     def _sinks(self, layer: int, ctx: Context) -> Tensor | None:
         """(B, K) bool: the layer's sink tokens by φ."""
@@ -225,7 +237,7 @@ class Probe(Intervention):
 
     def _reference(self, name: str, values: Tensor, ctx: Context) -> Tensor:
         """(B, d): the primary sink's vector, from the pass that it lay in."""
-        slot = real_slots(ctx.is_valid)[:, self.choice.primary] - ctx.start
+        slot = ctx.state["primary"] - ctx.start
         here = values[torch.arange(len(values), device=values.device), slot.clamp_min(0)]
         if (before := ctx.state.get(name)) is not None:
             here = torch.where((slot >= 0)[:, None], here, before)
@@ -248,13 +260,14 @@ _GATHERED = (
 )
 
 
+def primary_slot(valid: Tensor, number: int) -> Tensor:
+    """(B,) int64: the slot of each sample's token `number`, or of its last one if it has fewer; valid (B, K) bool."""
+    order = valid.cumsum(1)
+    return (order == order[:, -1:].clamp_max(number + 1)).int().argmax(1)
+
+
 def _append(ctx: Context, name: str, values: Tensor) -> None:
     ctx.state[name] = ctx.append(ctx.state.get(name), values)
-
-
-def _at(values: Tensor, slot: Tensor) -> Tensor:
-    """Values (B, H) of (B, H, K) at one slot a sample."""
-    return values.gather(2, slot[:, None, None].expand(-1, values.shape[1], 1))[..., 0]
 
 
 def _classes(ctx: Context) -> Tensor:

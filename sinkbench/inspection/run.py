@@ -41,7 +41,6 @@ class Settings:
         new_tokens: Tokens of each answer that are looked at too.
         blank: Also ask the tasks' questions about blank images: which heads rest then?
         head_divergence: Also ask them without the image: how far do the heads' outputs move?
-        gaze_layer: Layer whose gaze shift is kept; None for none.
         data_dir: Folder with the tasks' data.
         output: Folder to write.
         pictures: Whether to draw.
@@ -62,7 +61,6 @@ class Settings:
     new_tokens: int = 8
     blank: bool = False
     head_divergence: bool = False
-    gaze_layer: int | None = None
     data_dir: Path | None = None
     pictures: bool = True
     device: str = "auto"
@@ -153,7 +151,6 @@ def _part(
     choice = Choice(
         sink_dims=adapter.info.sink_dims,
         primary=find_primary(adapter, prompts),
-        gaze_layer=settings.gaze_layer if has_images else None,
         heads=settings.head_divergence and has_images,
     )
     findings = collect(
@@ -164,13 +161,13 @@ def _part(
         batch_size=settings.batch_size,
         without_images=choice.heads,
     )
-    part: dict[str, Any] = {"name": name, **report(findings, adapter.info.hidden_size)}
+    part: dict[str, Any] = {"name": name, **report(findings)}
     if settings.blank and has_images:
         say(f"{name}: once more with blank images")
         blind = collect(
             adapter,
             _with_blank_images(settings, adapter, prompts),
-            replace(choice, mlp=False, heads=False, gaze_layer=None),
+            replace(choice, mlp=False, heads=False),
             batch_size=settings.batch_size,
         )
         part["domains"] = compare_domains(blind, findings, ("blank", "shown"))

@@ -49,6 +49,7 @@ class ModelInfo:
         n_kv_heads: Key and value heads.
         hidden_size: Width d of the residual stream.
         sink_dims: Hidden dimensions with massive activations; empty where nobody has measured them.
+        sink_tau: φ above which a token is a sink by these; None where nobody has looked.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelInfo:
     n_kv_heads: int
     hidden_size: int
     sink_dims: tuple[int, ...] = ()
+    sink_tau: float | None = None
 
     def check_layers(self, parameter: str, layers: Iterable[int]) -> None:
         """Check that the model has these layers.

@@ -104,6 +104,22 @@ def test_end_to_end_is_judged(record):
     assert judged(record)["end to end, greedy: over the device's rate"]["met"] is False
 
 
+def test_the_cost_of_looking_is_judged(record):
+    arms = {
+        "plain prefill": {"time_ratio": 1.0, "memory_ratio": 1.0},
+        "probe": {"time_ratio": 1.3, "memory_ratio": 1.05},
+        "findings": {"time_ratio": 1.31, "memory_ratio": 1.2},
+    }
+    judged_of = judged({**record, "inspection": [{"workload": "inspect", "batch": 90, "arms": arms}]})
+    found = {name: entry["met"] for name, entry in judged_of.items() if name.startswith("inspect")}
+    assert found == {
+        "inspect, batch 90, probe: time over plain prefill's": True,
+        "inspect, batch 90, probe: peak memory over plain prefill's": True,
+        "inspect, batch 90, findings: time over plain prefill's": False,
+        "inspect, batch 90, findings: peak memory over plain prefill's": False,
+    }
+
+
 def test_plain_transformers_is_taken_at_its_best_batch_for_answers(record):
     found = {(entry["workload"], entry["attention"]): entry for entry in against_plain(record)}
     assert found["pope", "sdpa"]["plain_batch"] == 32

@@ -1,6 +1,12 @@
 """`sinkbench inspect sink-dims`: from a model to the lines of its preset, and on to a run."""
 
+import json
+
+import numpy as np
+import pytest
 import yaml
+
+from sinkbench.schemas import validate
 
 
 def test_the_entry_of_the_shipped_preset_comes_out(sinkbench, tmp_path):
@@ -22,3 +28,71 @@ def test_a_missing_prompt_file_is_named(sinkbench, tmp_path):
     done = sinkbench("inspect", "sink-dims", "--model", "tiny-llava", "--prompts", tmp_path / "none.txt")
     assert done.returncode == 2
     assert "none.txt" in done.stderr.replace("\n", "").replace("│ ", "").replace(" │", "")
+
+
+def test_a_model_is_inspected_on_a_task_and_on_text(sinkbench, scenes, tmp_path):
+    out = tmp_path / "out"
+    done = sinkbench(
+        *(
+            "inspect",
+            "model",
+            "-m",
+            "tiny-llava",
+            "-t",
+            "scenes_pope",
+            "--data-dir",
+            scenes,
+            "-L",
+            "6",
+            "--vhd",
+            "--blank",
+        ),
+        *("--text", "repeated", "--count", "2", "--tokens", "16", "-o", out),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((out / "inspect.json").read_text())
+    validate(document, "inspect")
+    asked, text = document["parts"]
+    assert (asked["name"], asked["samples"]["n"], text["name"], text["samples"]["tokens"]["max"]) == (
+        *("scenes_pope", 6, "repeated"),
+        16,
+    )
+    assert max(asked["layers"]["text_sinks"]["mean"]) == 3  # <s>, USER and the colon
+    assert max(asked["layers"]["visual_sinks"]["mean"]) == 0
+    assert min(asked["layers"]["head_divergence"]["mean"]) > 0.1
+    assert len(asked["domains"]["top"]) == 10
+    arrays = np.load(out / "scenes_pope.npz")
+    assert arrays["alpha_first"].shape == (8, 8)
+    assert arrays["alpha_first"].mean(1) == pytest.approx(asked["layers"]["alpha_first"]["mean"], rel=1e-3)
+    assert {"scenes_pope/heads.png", "scenes_pope/states.png", "scenes_pope/attention.png"} <= set(asked["pictures"])
+    assert all((out / name).stat().st_size > 2000 for name in asked["pictures"])
+    assert "heads with a sink" in done.stdout
+
+
+def test_a_sample_is_drawn_and_its_sinks_are_listed(sinkbench, scenes, tmp_path):
+    image = next((scenes / "images").iterdir())
+    done = sinkbench(
+        "inspect", "sample", "-m", "tiny-llava", "-i", image, "-q", "Is there a dog in the image?", "-o", tmp_path / "s"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "s" / "sample.json").read_text())
+    assert found["answer"] in ("yes", "no")
+    assert [row["token"] for row in found["sinks"]] == ["<s>", "USER", ":"]
+    assert len(found["image_attention"]) == 8
+    assert all((tmp_path / "s" / name).is_file() for name in found["pictures"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("model", "-m", "tiny-llava"), "--task NAME"),
+        (("model", "-m", "tiny-llava", "--text", "naturl"), "natural, random, repeated"),
+        (("model", "-m", "tiny-llava", "-t", "scenes_pop"), "scenes_pope"),
+        (("sample", "-m", "tiny-llava", "-i", "none.png"), "Give an image"),
+        (("sample", "-m", "tiny-lava", "-i", "none.png"), "tiny-llava"),
+    ],
+)
+def test_what_cannot_be_inspected_says_what_to_type(sinkbench, arguments, hint):
+    done = sinkbench("inspect", *arguments)
+    assert done.returncode == 2
+    assert hint in " ".join(done.stderr.replace("│", " ").split())

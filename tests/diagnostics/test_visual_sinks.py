@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sinkbench.diagnostics.visual_sinks import (
-    border,
     image_centric,
     persistence,
     phi,
@@ -15,7 +14,6 @@ from sinkbench.diagnostics.visual_sinks import (
     tau_for,
     visual_count,
 )
-from sinkbench.errors import UsageError
 
 D = 4096
 
@@ -77,14 +75,3 @@ def test_image_centric_heads_look_at_the_image_off_its_sinks():
     image, sinks = torch.tensor([[False, True, True]]), torch.tensor([[True, True, False]])
     assert portion(weights, sinks, image)[0].tolist() == pytest.approx([0.2, 0.8, 0, 0, 0.5])
     assert image_centric(weights, sinks, image)[0].tolist() == [True, False, False, False, True]
-
-
-def test_the_border_of_several_images():
-    image = torch.ones(2, 20, dtype=torch.bool)
-    image[0, 9:] = False
-    image[1, [0, 19]] = False
-    rim = border(image, [[(3, 3)], [(3, 4), (2, 3)]])
-    assert (image & ~rim).nonzero().tolist() == [[0, 4], [1, 6], [1, 7]]
-    assert not border(torch.zeros(1, 4, dtype=torch.bool), [[]]).any()
-    with pytest.raises(UsageError, match="flags were given"):
-        border(image, [[(3, 4)], [(3, 6)]])

@@ -7,8 +7,8 @@ from observers import Keeps, kept
 
 from sinkbench.engine.context import Role, Stage
 from sinkbench.engine.observe import NO_TOKEN, observe
-from sinkbench.engine.probe import first_token_states
 from sinkbench.errors import SampleError
+from sinkbench.inspection.first_token import first_token_states
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention
 from sinkbench.request import ImageRef

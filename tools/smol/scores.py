@@ -10,6 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from tiny.evaluate import MAX_CAPTION, MAX_WORDS, caption_scores, probe_scores
+from tiny.probes import Probe, held_out_scenes, make_probes
+from tiny.sinks import sink_report, sink_summary
 
 from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter
@@ -20,9 +23,6 @@ from sinkbench.request import Generation, ImageRef, Message, Request
 from sinkbench.scenes.questions import DESCRIBE, SHORT_SUFFIX, is_there
 from sinkbench.scenes.render import Renderer
 from sinkbench.scenes.scene import DEFAULT
-from tiny.evaluate import MAX_CAPTION, MAX_WORDS, caption_scores, probe_scores
-from tiny.probes import Probe, held_out_scenes, make_probes
-from tiny.sinks import sink_report, sink_summary
 
 SEED = 7919
 """Of the held-out scenes, as in configs/train/."""

@@ -1,6 +1,7 @@
-"""Hidden states of each prompt's first token, in which the sink dimensions are looked for."""
+"""Where sink dimensions are looked for: the first token's hidden states, and massive entries of any token."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from sinkbench.adapters.base import Adapter
 from sinkbench.engine.context import Context, Stage
 from sinkbench.engine.observe import observe
+from sinkbench.inspection.probe import Choice, Probe
 from sinkbench.methods.base import Intervention
 from sinkbench.request import Request
 
@@ -38,3 +40,11 @@ def first_token_states(adapter: Adapter, requests: Sequence[Request], layers: Se
         for row, layer in enumerate(layers):
             states[row, chosen] = batch.state[f"first.{layer}"].float().cpu()
     return states
+
+
+def massive_evidence(adapter: Adapter, requests: Sequence[Request]) -> dict[str, Any]:
+    """What the detector of massive dimensions finds in any token of the prompts: `MassiveDims.evidence()`."""
+    probe = Probe(adapter.info, Choice(mlp=False), adapter.device)
+    for _ in observe(adapter, probe, [adapter.encode(request) for request in requests]):
+        pass  # the detector counts as batches go by
+    return probe.massive.evidence()
