@@ -55,10 +55,11 @@ def model_(
     document.
     """
     from sinkbench.cli.console import quiet_libraries
+
+    quiet_libraries()
     from sinkbench.cli.inspect_tables import show_document
     from sinkbench.inspection.run import Settings, inspect_model
 
-    quiet_libraries()
     settings = Settings(
         model=model,
         tasks=_split(task),
@@ -105,9 +106,10 @@ def sample_(
 ) -> None:
     """Draw where a model looks in one image, by layer and head, and mark its sink tokens."""
     from sinkbench.cli.console import output_console, quiet_libraries
-    from sinkbench.inspection.sample import Question, inspect_sample
 
     quiet_libraries()
+    from sinkbench.inspection.sample import Question, inspect_sample
+
     folder = output or Path("runs") / "inspect" / f"{Path(model).name}-sample"
     asked = Question(image, question, task, index, data_dir)
     found = inspect_sample(
@@ -131,14 +133,15 @@ def sink_dims(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file for the entry of a preset.")] = None,
 ) -> None:
     """Find the dimensions with massive activations that `var` needs."""
-    from sinkbench.adapters import check_available, load_adapter, resolve_model
     from sinkbench.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from sinkbench.adapters import check_available, load_adapter, resolve_model
     from sinkbench.diagnostics.sink_dims import default_layers, default_tau, find_sink_dims
     from sinkbench.errors import UsageError
     from sinkbench.inspection.first_token import first_token_states, massive_evidence
     from sinkbench.request import Message, Request
 
-    quiet_libraries()
     preset = resolve_model(model)
     if prompts is not None and not prompts.is_file():
         raise UsageError(f"--prompts {prompts} is no file", "Give a text file with one prompt a line.")

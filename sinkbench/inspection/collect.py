@@ -13,7 +13,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.diagnostics import extreme, secondary
 from sinkbench.diagnostics.bos_cosine import mean_square
 from sinkbench.diagnostics.head_divergence import head_divergence
-from sinkbench.diagnostics.masking import at, place, ranks, without
+from sinkbench.diagnostics.masking import at, masked_max, place, ranks, without
 from sinkbench.diagnostics.massive_dims import MassiveDims
 from sinkbench.diagnostics.padding_patches import padding_share, square_padding
 from sinkbench.diagnostics.recency import RecencyCurve
@@ -209,7 +209,10 @@ def _reduce(adapter: Adapter, probe: Probe, batch: Observed, findings: Findings)
     out["residual_peak"] = extreme.residual_peak(norms, primary, valid)
     out["cosine_square"] = mean_square(cosines, valid)
     if _has(state, "phi", n_layers):
-        sinks = sink_tokens(_layerwise(state, "phi", n_layers), valid, probe.tau)
+        phis = _layerwise(state, "phi", n_layers)
+        sinks = sink_tokens(phis, valid, probe.tau)
+        out["phi_primary"] = at(phis, primary)
+        out["phi_image"] = masked_max(phis, image).masked_fill(~image.any(1, keepdim=True), torch.nan)
         visual = sinks & image[:, None]
         out["visual_sinks"] = visual_count(sinks, image).float()
         jaccard = persistence(visual)

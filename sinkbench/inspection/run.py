@@ -90,7 +90,7 @@ def inspect_model(settings: Settings, say: Callable[[str], None]) -> dict[str, A
         "env": environment(),
         "model": {
             "name": preset.name,
-            "id": preset.path,
+            "id": preset.path if ":" in preset.path or not preset.is_local else preset.name,
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "layers": adapter.info.n_layers,
             "heads": adapter.info.n_heads,

@@ -112,7 +112,7 @@ def inspect_sample(
     document = {
         "model": preset.name,
         "question": asked,
-        "images": [str(image.path) for image in request.images],
+        "images": [Path(image.path).name for image in request.images],
         "answer": answer,
         "sinks": _sinks(adapter, prompt, batch),
         "image_attention": [round(float(row.sum()), 4) for row in sample.look],
