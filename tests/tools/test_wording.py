@@ -10,6 +10,7 @@ import smol
 from smol.captions import caption, short_captions
 from smol.wording import natural_turns
 
+from sinkbench.paths import asset
 from sinkbench.scenes.dialogue import training_turns
 from sinkbench.scenes.language import NUMBERS
 from sinkbench.scenes.questions import CORNERS, DESCRIBE, LETTER_SUFFIX, READ_SIGN, SHORT_SUFFIX, facts, is_there
@@ -281,7 +282,7 @@ def test_the_same_scene_and_seed_give_the_same_text(scenes):
 
 def test_files_of_plain_text_hold_different_lines():
     prompts = (SMOL / "plain_prompts.txt").read_text(encoding="utf-8").splitlines()
-    sentences = (SMOL / "plain_sentences.txt").read_text(encoding="utf-8").splitlines()
+    sentences = (asset("text") / "sentences.txt").read_text(encoding="utf-8").splitlines()
     assert len(prompts) == len({prompt.lower() for prompt in prompts}) == 400
     assert len(sentences) == len(set(sentences)) == 100
     assert all(10 <= len(sentence.split()) <= 25 and sentence.endswith(".") for sentence in sentences)
