@@ -1,5 +1,7 @@
 """Findings as documents: inspect.json, which a schema describes, and arrays.npz with means by layer and head."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +20,15 @@ SCHEMA_VERSION = 1
 
 _TOP = 10
 """Heads and tokens listed."""
+
+
+_FLAT_LIST = re.compile(r"\[[^\[\]{}\"]*\]")
+
+
+def dumps(document: dict[str, Any]) -> str:
+    """JSON text with one line for each list of numbers."""
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    return _FLAT_LIST.sub(lambda match: " ".join(match.group().split()), text) + "\n"
 
 
 def report(findings: Findings) -> dict[str, Any]:

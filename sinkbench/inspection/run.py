@@ -1,6 +1,5 @@
 """`sinkbench inspect model` from its settings to a folder with inspect.json, arrays and pictures."""
 
-import json
 import os
 import shlex
 import sys
@@ -17,7 +16,7 @@ from sinkbench.engine.prompt import Prompt
 from sinkbench.environment import environment
 from sinkbench.errors import UsageError
 from sinkbench.inspection.collect import Findings, collect, find_primary
-from sinkbench.inspection.document import SCHEMA_VERSION, arrays, compare_domains, report
+from sinkbench.inspection.document import SCHEMA_VERSION, arrays, compare_domains, dumps, report
 from sinkbench.inspection.probe import Choice
 from sinkbench.inspection.texts import COUNT, KINDS, TOKENS, from_lines, sequences
 from sinkbench.request import ImageRef, Request
@@ -206,5 +205,5 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     """Write the document whole or not at all, after checking it."""
     validate(document, "inspect")
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    part.write_text(dumps(document), "utf-8")
     os.replace(part, path)
