@@ -135,5 +135,5 @@ def test_stream_is_the_same_for_any_number_of_workers_and_any_start(micro, token
         found = next(late)
         assert torch.equal(found.images, expected.images)
         assert torch.equal(found.turns.ids, expected.turns.ids)
-    again = TrainingSteps(recipe, tokenizer)[2]
+    again = TrainingSteps(recipe, tokenizer, prefix=0)[2]
     assert torch.equal(again.turns.targets, third.turns.targets)
