@@ -41,6 +41,9 @@ class Prefixes:
 
     def state_of(self, method: str, groups: Sequence[int]) -> State:
         """A method's state for samples that continue `groups`; zero where there is no prefix."""
+        if list(groups) == list(range(len(self.roles))):
+            # A prefix for every sample, in order: what was observed is not copied.
+            return State(self.states[method])
         index = torch.tensor(groups, device=self.roles.device)
         return State({name: _rows(values, index) for name, values in self.states[method].items()})
 
