@@ -49,6 +49,11 @@ class Choice:
     maps: bool = False
 
 
+def sink_tau(info: ModelInfo) -> float:
+    """φ above which a token is a sink: the model's own where somebody looked, else VAR's scaled to its width."""
+    return info.sink_tau or tau_for(info.hidden_size)
+
+
 class Probe(Intervention):
     """Observes everything that D1 to D8 need.
 
@@ -62,7 +67,7 @@ class Probe(Intervention):
         self.info = info
         self.choice = choice
         self.hidden_layers = range(info.n_layers + 1)
-        self.tau = info.sink_tau or tau_for(info.hidden_size)
+        self.tau = sink_tau(info)
         self.massive = MassiveDims(info.n_layers + 1, info.hidden_size, CLASSES, device=device)
 
     @property

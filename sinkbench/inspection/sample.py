@@ -17,7 +17,7 @@ from sinkbench.engine.observe import Observed, observe
 from sinkbench.engine.prompt import Prompt
 from sinkbench.errors import UsageError
 from sinkbench.inspection.collect import find_primary
-from sinkbench.inspection.probe import Choice, Probe
+from sinkbench.inspection.probe import Choice, Probe, sink_tau
 from sinkbench.request import IMAGE_PLACEHOLDER, Generation, ImageRef, Message, Request
 
 if TYPE_CHECKING:
@@ -136,12 +136,12 @@ def _by_token(batch: Observed, name: str, n_layers: int) -> Tensor:
     return torch.stack([batch.cut(batch.state[f"{name}.{layer}"], 0) for layer in range(n_layers)]).float().cpu()
 
 
-def _phi_sinks(adapter: Adapter, batch: Observed, tau: float) -> Tensor | None:
+def _phi_sinks(adapter: Adapter, batch: Observed) -> Tensor | None:
     """(L, n) bool sinks by φ; None where no sink dimensions are known."""
     if not adapter.info.sink_dims:
         return None
     phis = _by_token(batch, "phi", adapter.info.n_layers)
-    return sink_tokens(phis[None], torch.ones(1, phis.shape[1], dtype=torch.bool), tau)[0]
+    return sink_tokens(phis[None], torch.ones(1, phis.shape[1], dtype=torch.bool), sink_tau(adapter.info))[0]
 
 
 def _sample(adapter: Adapter, prompt: Prompt, batch: Observed, title: str) -> "Sample":
@@ -150,7 +150,7 @@ def _sample(adapter: Adapter, prompt: Prompt, batch: Observed, title: str) -> "S
 
     n_layers = adapter.info.n_layers
     is_image = prompt.roles == Role.IMAGE
-    sinks = _phi_sinks(adapter, batch, Probe(adapter.info, Choice()).tau)
+    sinks = _phi_sinks(adapter, batch)
     look, maps = _by_token(batch, "look", n_layers), _by_token(batch, "map", n_layers)
     text = ~is_image
     marked = torch.zeros(int(text.sum()), dtype=torch.bool) if sinks is None else sinks[:, text].any(0)
@@ -169,7 +169,7 @@ def _sample(adapter: Adapter, prompt: Prompt, batch: Observed, title: str) -> "S
 
 def _sinks(adapter: Adapter, prompt: Prompt, batch: Observed) -> list[dict[str, Any]]:
     """The tokens that are sinks by φ in some layer: what they are, where, in which layers."""
-    sinks = _phi_sinks(adapter, batch, Probe(adapter.info, Choice()).tau)
+    sinks = _phi_sinks(adapter, batch)
     if sinks is None:
         return []
     rows = []
