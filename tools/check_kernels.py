@@ -35,6 +35,7 @@ from sinkbench.engine import columns, kernels  # noqa: E402
 from sinkbench.engine.columns import Columns, Sums, attention_sums, kernel_sums  # noqa: E402
 from sinkbench.engine.context import Context, Role, Stage  # noqa: E402
 from sinkbench.engine.kernels import Tile, combine, decode_partials, merge, suffix_attention, suffix_mass  # noqa: E402
+from sinkbench.engine.rows import column_extremes, mapped_norms, row_statistics  # noqa: E402
 from sinkbench.engine.view import AttentionView  # noqa: E402
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
@@ -79,7 +80,7 @@ def main() -> int:
     parser.add_argument("--tiles", action="store_true", help="also time other launch parameters")
     options = parser.parse_args()
     start = time.monotonic()
-    checks = [*check_functions(), check_graph()]
+    checks = [*check_functions(), *check_rows(), check_graph()]
     for row in checks:
         print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['error']:8.1e}  {row['name']}", flush=True)
     timings: list[Row] = []
@@ -121,6 +122,32 @@ def check_functions() -> Iterator[Row]:
         yield judge(f"decode, factors {label}", combine(partials, step.factors), scaled, dtype)
         gained, _ = reference(step, gains=step.gains)
         yield judge(f"decode, gains {label}", combine(decode(step, shape.groups, step.gains)), gained, dtype)
+
+
+def check_rows() -> Iterator[Row]:
+    """The vector kernels, against the same functions in float64."""
+    for dtype, width in ((torch.bfloat16, 4096), (torch.bfloat16, 11008), (torch.float32, 576)):
+        hidden = torch.randn(5, 77, width, device="cuda").to(dtype)
+        valid = torch.rand(5, 77, device="cuda") < 0.8
+        reference, exact = hidden[:, 3], hidden.double()
+        label = f"{str(dtype)[6:]} {tuple(hidden.shape)}"
+        found = row_statistics(hidden, reference)
+        yield judge(f"rows, norms {label}", found.norms, exact.norm(dim=-1), torch.float32)
+        yield judge(f"rows, dots {label}", found.dots, (exact * exact[:, 3:4]).sum(-1), torch.float32)
+        yield judge(f"rows, largest {label}", found.largest, exact.abs().amax(-1), torch.float32)
+        at = hidden.take_along_dim(found.dims[..., None], -1)[..., 0].abs()
+        yield judge(f"rows, dims {label}", at, exact.abs().amax(-1), torch.float32)
+        values, tokens = column_extremes(hidden, valid)
+        shown = exact.masked_fill(~valid[..., None], 0)
+        yield judge(f"dimensions, values {label}", values.abs(), shown.abs().amax(1), torch.float32)
+        at = hidden.take_along_dim(tokens[:, None], 1)[:, 0]
+        yield judge(f"dimensions, tokens {label}", at, values.double(), torch.float32)
+    for dtype, width in ((torch.bfloat16, 128), (torch.bfloat16, 80), (torch.float32, 64)):
+        heads = torch.randn(3, 70, 4, width, device="cuda").to(dtype).transpose(1, 2)
+        maps = torch.randn(8, width, width, device="cuda").to(dtype).float()
+        exact = torch.einsum("hed,bhqd->bhqe", maps.double(), heads.double().repeat_interleave(2, 1)).norm(dim=-1)
+        label = f"{str(dtype)[6:]} {tuple(heads.shape)}"
+        yield judge(f"mapped norms {label}", mapped_norms(heads, maps), exact, torch.float32)
 
 
 def check_graph() -> Row:

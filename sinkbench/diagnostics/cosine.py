@@ -3,24 +3,20 @@
 import torch
 from torch import Tensor
 
+from sinkbench.engine.rows import Rows, row_statistics
 
-def cosines(hidden: Tensor, reference: Tensor) -> Tensor:
+
+def cosines(hidden: Tensor, reference: Tensor, rows: Rows | None = None) -> Tensor:
     """Cosine of each token's state to the sample's reference.
-
-    On CUDA half-precision states are multiplied as they are, with float32 sums, unless a gradient is wanted.
 
     Args:
         hidden: (B, Q, d).
         reference: (B, d), of the same type.
+        rows: `row_statistics` of both, where they are known.
 
     Returns:
         (B, Q) float32 in [−1, 1]; 0 where either is zero.
     """
-    half = hidden.is_cuda and hidden.dtype in (torch.float16, torch.bfloat16)
-    if half and not (torch.is_grad_enabled() and (hidden.requires_grad or reference.requires_grad)):
-        dots = torch.bmm(hidden, reference[..., None], out_dtype=torch.float32)[..., 0]
-    else:
-        dots = torch.bmm(hidden.float(), reference.float()[..., None])[..., 0]
-    lengths: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    rows = row_statistics(hidden, reference) if rows is None else rows
     length: Tensor = torch.linalg.vector_norm(reference, dim=-1, keepdim=True, dtype=torch.float32)
-    return (dots / (lengths * length).clamp_min(torch.finfo(torch.float32).tiny)).clamp(-1, 1)
+    return (rows.dots / (rows.norms * length).clamp_min(torch.finfo(torch.float32).tiny)).clamp(-1, 1)

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from sinkbench.diagnostics.masking import real_slots
+from sinkbench.engine.rows import Rows, column_extremes, row_statistics
 
 FLOOR, FACTOR = 100.0, 1000.0
 
-MEDIAN_ENTRIES = 65536
+MEDIAN_ENTRIES = 16384
 """Entries that a sample's median is taken of: all if there are no more, else as many, spread evenly."""
-
-_CHUNK_ENTRIES = 1 << 24
-"""Entries of a hidden state that are copied at once, to hide padding."""
 
 
 class Magnitudes(NamedTuple):
@@ -47,37 +45,18 @@ class Magnitudes(NamedTuple):
         return self.norms / sqrt(self.values.shape[1])
 
 
-def magnitudes(hidden: Tensor, valid: Tensor) -> Magnitudes:
+def magnitudes(hidden: Tensor, valid: Tensor, rows: Rows | None = None) -> Magnitudes:
     """Measure one hidden state without a float32 or absolute copy of it.
 
     Args:
         hidden: (B, K, d), any floating type.
         valid: (B, K) bool, the tokens that count.
+        rows: Its `row_statistics`, where they are known.
     """
-    high, low = hidden.max(-1), hidden.min(-1)
-    largest, dim = _larger(high.values, high.indices, low.values, low.indices)
-    values, tokens = _by_dimension(hidden, valid)
-    norms: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-    return Magnitudes(largest.abs() * valid, dim, values, tokens, norms * valid, median_magnitude(hidden, valid))
-
-
-def _larger(high: Tensor, high_at: Tensor, low: Tensor, low_at: Tensor) -> tuple[Tensor, Tensor]:
-    """Of maxima and minima the ones of larger magnitude, float32, and their places."""
-    upper = high >= -low
-    return torch.where(upper, high, low).float(), torch.where(upper, high_at, low_at)
-
-
-def _by_dimension(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """`Magnitudes.values` and `.tokens`, some samples at a time."""
-    samples = max(1, _CHUNK_ENTRIES // hidden[0].numel())
-    parts = []
-    for start in range(0, len(hidden), samples):
-        chunk = slice(start, start + samples)
-        shown = hidden[chunk].masked_fill(~valid[chunk, :, None], 0)
-        high, low = shown.max(1), shown.min(1)
-        parts.append(_larger(high.values, high.indices, low.values, low.indices))
-    values, tokens = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(tokens)
+    rows = row_statistics(hidden) if rows is None else rows
+    values, tokens = column_extremes(hidden, valid)
+    median = median_magnitude(hidden, valid)
+    return Magnitudes(rows.largest * valid, rows.dims, values, tokens, rows.norms * valid, median)
 
 
 def median_magnitude(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -28,19 +28,22 @@ def tau_for(width: int) -> float:
     return 20 * sqrt(width / 4096)
 
 
-def phi(hidden: Tensor, dims: Sequence[int]) -> Tensor:
+def phi(hidden: Tensor, dims: Sequence[int] | Tensor, norms: Tensor | None = None) -> Tensor:
     """φ(x) = max over sink dimensions of |x_j| / sqrt(mean x² + 1e-6), without the norm's learned gain.
 
     Args:
         hidden: (…, d), the input of a layer.
-        dims: The model's sink dimensions.
+        dims: The model's sink dimensions; on a GPU a tensor there, (n,) int64, spares a wait for the device.
+        norms: (…) float32 ‖x‖₂, where they are known.
 
     Returns:
         (…) float32, at most √d.
     """
-    norms: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    if norms is None:
+        norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
     rms = (norms.square() / hidden.shape[-1] + 1e-6).sqrt()
-    return hidden[..., list(dims)].float().abs().amax(-1) / rms
+    chosen = hidden.index_select(-1, torch.as_tensor(dims, device=hidden.device))
+    return chosen.float().abs().amax(-1) / rms
 
 
 def sink_tokens(phis: Tensor, valid: Tensor, tau: float) -> Tensor:

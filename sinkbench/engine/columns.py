@@ -16,7 +16,7 @@ from sinkbench.engine.grouped import has_kernels
 from sinkbench.engine.kernels import LOG2_E, Tile, ceil_div, check_layout, launch_options, padded_width
 from sinkbench.engine.keys import LayerKeys, in_steps, masked_scores
 
-COLUMN_TILES = {2: Tile(64, 64, 4, 3), 4: Tile(32, 32, 4, 2)}
+COLUMN_TILES = {2: Tile(64, 64, 4, 2), 4: Tile(32, 32, 4, 2)}
 """By element size in bytes."""
 
 

@@ -51,6 +51,8 @@ class State(dict[str, Tensor]):
     @classmethod
     def cat(cls, parts: Sequence["State"]) -> "State":
         """The states of several sets of samples as one."""
+        if len(parts) == 1:
+            return cls(parts[0])
         return cls({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -114,6 +116,8 @@ class Context:
 
         Zero in between, where there are slots of neither. Not for decode passes that show slots that are still empty.
         """
+        if not self.start:
+            return values
         known = values[..., :0] if before is None else before
         return torch.cat((F.pad(known, (0, self.start - known.shape[-1])), values), dim=-1)
 

@@ -9,7 +9,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sinkbench.engine.columns import Columns, Sums, attention_sums
 from sinkbench.engine.context import Context
-from sinkbench.engine.keys import LayerKeys, masked_scores, product
+from sinkbench.engine.keys import LayerKeys, masked_scores
+from sinkbench.engine.rows import mapped_norms, row_statistics
 
 _roots: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """By output projection: (H, d, d) R with |R v| = |W_O v| for each head. Weights are taken not to change."""
@@ -62,20 +63,13 @@ class AttentionView:
 
     def value_norms(self) -> Tensor:
         """(B, H_kv, Q) float32: ‖v_t‖ of this pass's tokens."""
-        norms: Tensor = self.new_values.float().norm(dim=-1)
-        return norms
+        return row_statistics(self.new_values).norms
 
     def output_norms(self) -> Tensor:
         """(B, H, Q) float32: ‖W_O^h v_t‖ of this pass's tokens, for each query head (arXiv 2410.13835)."""
-        b, kv_heads, q, d = self.new_values.shape
         if self.projection not in _roots:
-            _roots[self.projection] = _gram_roots(self.output_weight)
-        roots: Tensor = _roots[self.projection]
-        # For each KV head, the roots of its query heads side by side: (H_kv, d, share · d).
-        stacked = roots.view(kv_heads, -1, d).transpose(1, 2).to(self.new_values.dtype)
-        mapped = product(self.new_values, stacked.expand(b, -1, -1, -1))
-        norms: Tensor = mapped.view(b, kv_heads, q, -1, d).norm(dim=-1)
-        return norms.transpose(2, 3).flatten(1, 2)
+            _roots[self.projection] = _gram_roots(self.output_weight).to(self.new_values.dtype)
+        return mapped_norms(self.new_values, _roots[self.projection])
 
     def logit_gap(self) -> tuple[Tensor, Tensor]:
         """How far the first token's score lies above those of the others (arXiv 2410.13835, "sink logits").
@@ -85,10 +79,10 @@ class AttentionView:
             int64, how many rows have another key; the rest are left out.
         """
         ctx = self.ctx
-        b, h, q, d = self.query.shape
+        h = self.query.shape[1]
         first = self.keys.at(ctx.first_slot)
-        grouped = self.query.reshape(b, first.shape[1], -1, d)
-        to_first = product(grouped, first[..., None]).view(b, h, q) * self.scaling
+        by_head = first.repeat_interleave(h // first.shape[1], dim=1)
+        to_first = row_statistics(self.query, by_head).dots * self.scaling
         others = (ctx.keys_seen - 1)[:, None]
         gap = to_first - (self._sums.scores - to_first) / others.clamp_min(1)
         counted = ctx.valid_rows & (ctx.keys_seen > 1)

@@ -18,6 +18,7 @@ from sinkbench.diagnostics.visual_sinks import SKIPPED, image_centric, phi, port
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.engine.keys import in_steps
 from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.rows import row_statistics
 from sinkbench.engine.view import AttentionView, MlpParts
 from sinkbench.inspection.words import KINDS, mark_words
 from sinkbench.methods.base import Intervention, ModelInfo
@@ -68,6 +69,7 @@ class Probe(Intervention):
         self.choice = choice
         self.hidden_layers = range(info.n_layers + 1)
         self.tau = sink_tau(info)
+        self._sink_dims = torch.tensor(choice.sink_dims, dtype=torch.int64, device=device)
         self.massive = MassiveDims(info.n_layers + 1, info.hidden_size, CLASSES, device=device)
 
     @property
@@ -85,14 +87,14 @@ class Probe(Intervention):
             return
         if layer == 0:
             ctx.state["primary"] = primary_slot(ctx.is_valid, self.choice.primary)
-        valid = ctx.valid_rows
-        seen = magnitudes(hidden, valid)
+        reference = self._reference(f"state.{layer}", hidden, ctx)
+        rows = row_statistics(hidden, reference)
+        seen = magnitudes(hidden, ctx.valid_rows, rows)
         _append(ctx, f"norm.{layer}", seen.norms)
         _append(ctx, f"largest.{layer}", seen.largest)
         if self.choice.sink_dims:
-            _append(ctx, f"phi.{layer}", phi(hidden, self.choice.sink_dims))
-        reference = self._reference(f"state.{layer}", hidden, ctx)
-        _append(ctx, f"cosine.{layer}", cosines(hidden, reference))
+            _append(ctx, f"phi.{layer}", phi(hidden, self._sink_dims, rows.norms))
+        _append(ctx, f"cosine.{layer}", cosines(hidden, reference, rows))
         self._keep_massive(layer, hidden, seen, ctx)
 
     def _keep_massive(self, layer: int, hidden: Tensor, seen: Magnitudes, ctx: Context) -> None:

@@ -20,7 +20,7 @@ def triton_version() -> Version:
 
 
 @pytest.mark.skipif(triton_version() < Version("3.7"), reason="no Triton, or its interpreter fails with NumPy 2.4")
-@pytest.mark.parametrize("checks", ["interpreted_kernels.py", "interpreted_columns.py"])
+@pytest.mark.parametrize("checks", ["interpreted_kernels.py", "interpreted_columns.py", "interpreted_rows.py"])
 def test_kernels_under_the_interpreter(checks):
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported, and another test may have done so."""
     result = subprocess.run(

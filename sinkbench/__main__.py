@@ -1,0 +1,5 @@
+"""`python -m sinkbench` is `sinkbench`."""
+
+from sinkbench.cli import main
+
+main()

@@ -1,0 +1,189 @@
+"""What diagnostics ask of long vectors, each vector read once: lengths, dot products, largest entries.
+
+Plain torch takes a pass over the memory for every one of these; on a GPU that was half of what looking at a model
+cost. On other devices: plain torch, the reference.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sinkbench.engine.grouped import has_kernels
+from sinkbench.engine.kernels import ceil_div, padded_width
+from sinkbench.engine.keys import product
+
+MAX_MAPPED_WIDTH = 128
+"""Widest vectors that `mapped_norms` takes to its kernel, which holds a whole map."""
+
+_ROW_BLOCK = 1024
+"""Entries of a row that a program reads at a time."""
+_TILE_ENTRIES = 2048
+"""Entries that a program holds at a time."""
+_MAPPED_ROWS = 64
+
+_CHUNK_ENTRIES = 1 << 24
+"""Entries that plain torch copies at once, to hide padding."""
+
+
+class Rows(NamedTuple):
+    """Statistics of vectors (…, Q, d), in float32.
+
+    Attributes:
+        norms: (…, Q) ‖x‖₂.
+        dots: (…, Q) x · r; zeros where no reference r was given.
+        largest: (…, Q) max |x_j|.
+        dims: (…, Q) int64, the j that holds it.
+    """
+
+    norms: Tensor
+    dots: Tensor
+    largest: Tensor
+    dims: Tensor
+
+
+def row_statistics(values: Tensor, reference: Tensor | None = None) -> Rows:
+    """Measure vectors.
+
+    Args:
+        values: (B, Q, d) or (B, H, Q, d), any strides but a last one of 1, any floating type.
+        reference: (B, d) or (B, H, d), of the same type.
+    """
+    wants_gradient = torch.is_grad_enabled() and values.requires_grad
+    if has_kernels(values) and not wants_gradient:
+        return kernel_rows(values, reference)
+    high, low = values.max(-1), values.min(-1)
+    largest, dims = larger(high.values, high.indices, low.values, low.indices)
+    norms: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+    dots = torch.zeros_like(norms) if reference is None else (values.float() @ reference.float()[..., None])[..., 0]
+    return Rows(norms, dots, largest.abs(), dims)
+
+
+def kernel_rows(values: Tensor, reference: Tensor | None = None) -> Rows:
+    """`row_statistics` by the Triton kernel."""
+    from sinkbench.engine import triton_rows
+
+    spread = values.unsqueeze(1) if values.dim() == 3 else values
+    b, h, q, d = spread.shape
+    block = min(padded_width(d), _ROW_BLOCK)
+    rows = max(1, _TILE_ENTRIES // block)
+    norms, dots, largest = values.new_empty(3, b, h, q, dtype=torch.float32)
+    dims = torch.empty(b, h, q, dtype=torch.int64, device=values.device)
+    other = spread if reference is None else reference.view(b, h, d)  # not read without a reference
+    triton_rows.row_kernel[(ceil_div(q, rows), b * h)](
+        spread,
+        other,
+        norms,
+        dots,
+        largest,
+        dims,
+        h,
+        q,
+        d,
+        *spread.stride()[:3],
+        *other.stride()[:2],
+        DOT=reference is not None,
+        ROWS=rows,
+        BLOCK=block,
+        num_warps=4,
+    )
+    shape = values.shape[:-1]
+    return Rows(norms.view(shape), dots.view(shape), largest.view(shape), dims.view(shape))
+
+
+def column_extremes(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each dimension the entry of largest magnitude over a sample's tokens.
+
+    Args:
+        hidden: (B, K, d).
+        valid: (B, K) bool, the tokens that count.
+
+    Returns:
+        (B, d) float32 entries with their signs, 0 without a token; (B, d) int64, the slots that hold them.
+    """
+    return kernel_columns(hidden, valid) if has_kernels(hidden) else plain_columns(hidden, valid)
+
+
+def plain_columns(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """`column_extremes`, some samples at a time."""
+    samples = max(1, _CHUNK_ENTRIES // hidden[0].numel())
+    parts = []
+    for start in range(0, len(hidden), samples):
+        chunk = slice(start, start + samples)
+        shown = hidden[chunk].masked_fill(~valid[chunk, :, None], 0)
+        high, low = shown.max(1), shown.min(1)
+        parts.append(larger(high.values, high.indices, low.values, low.indices))
+    values, tokens = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(tokens)
+
+
+def kernel_columns(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """`column_extremes` by the Triton kernel."""
+    from sinkbench.engine import triton_rows
+
+    b, k, d = hidden.shape
+    values = hidden.new_empty(b, d, dtype=torch.float32)
+    tokens = torch.empty(b, d, dtype=torch.int64, device=hidden.device)
+    columns, rows = 64, _TILE_ENTRIES // 64
+    triton_rows.column_kernel[(ceil_div(d, columns), b)](
+        hidden,
+        valid.to(torch.uint8),
+        values,
+        tokens,
+        k,
+        d,
+        *hidden.stride()[:2],
+        ROWS=rows,
+        COLUMNS=columns,
+        num_warps=4,
+    )
+    return values, tokens
+
+
+def mapped_norms(values: Tensor, maps: Tensor) -> Tensor:
+    """Lengths of vectors under a linear map of each head.
+
+    Args:
+        values: (B, H_kv, Q, d), last stride 1.
+        maps: (H, d, d) float32, of query heads: those of a KV head lie side by side.
+
+    Returns:
+        (B, H, Q) float32, ‖M_h v‖₂ with the v of the head's KV head.
+    """
+    if has_kernels(values) and values.shape[-1] <= MAX_MAPPED_WIDTH:
+        return kernel_mapped_norms(values, maps)
+    b, kv_heads, q, d = values.shape
+    # For each KV head, the maps of its query heads side by side: (H_kv, d, share · d).
+    stacked = maps.view(kv_heads, -1, d).transpose(1, 2).to(values.dtype)
+    norms: Tensor = product(values, stacked.expand(b, -1, -1, -1)).view(b, kv_heads, q, -1, d).norm(dim=-1)
+    return norms.transpose(2, 3).flatten(1, 2)
+
+
+def kernel_mapped_norms(values: Tensor, maps: Tensor) -> Tensor:
+    """`mapped_norms` by the Triton kernel."""
+    from sinkbench.engine import triton_rows
+
+    b, kv_heads, q, d = values.shape
+    h = len(maps)
+    maps = maps.to(values.dtype).contiguous()
+    norms = values.new_empty(b, h, q, dtype=torch.float32)
+    triton_rows.mapped_kernel[(ceil_div(q, _MAPPED_ROWS), h, b)](
+        values,
+        maps,
+        norms,
+        q,
+        *values.stride()[:3],
+        SHARE=h // kv_heads,
+        ROWS=_MAPPED_ROWS,
+        D=padded_width(d),
+        HEAD_DIM=d,
+        PRECISION="ieee" if values.dtype == torch.float32 else "tf32",
+        num_warps=4,
+    )
+    return norms
+
+
+def larger(high: Tensor, high_at: Tensor, low: Tensor, low_at: Tensor) -> tuple[Tensor, Tensor]:
+    """Of maxima and minima the ones of larger magnitude, float32 with their signs, and their places."""
+    upper = high >= -low
+    return torch.where(upper, high, low).float(), torch.where(upper, high_at, low_at)
