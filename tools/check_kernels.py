@@ -35,7 +35,7 @@ from sinkbench.engine import columns, kernels  # noqa: E402
 from sinkbench.engine.columns import Columns, Sums, attention_sums, kernel_sums  # noqa: E402
 from sinkbench.engine.context import Context, Role, Stage  # noqa: E402
 from sinkbench.engine.kernels import Tile, combine, decode_partials, merge, suffix_attention, suffix_mass  # noqa: E402
-from sinkbench.engine.rows import column_extremes, mapped_norms, row_statistics  # noqa: E402
+from sinkbench.engine.rows import extremes, mapped_norms, row_statistics  # noqa: E402
 from sinkbench.engine.view import AttentionView  # noqa: E402
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
@@ -137,7 +137,7 @@ def check_rows() -> Iterator[Row]:
         yield judge(f"rows, largest {label}", found.largest, exact.abs().amax(-1), torch.float32)
         at = hidden.take_along_dim(found.dims[..., None], -1)[..., 0].abs()
         yield judge(f"rows, dims {label}", at, exact.abs().amax(-1), torch.float32)
-        values, tokens = column_extremes(hidden, valid)
+        values, tokens = extremes(hidden, valid)
         shown = exact.masked_fill(~valid[..., None], 0)
         yield judge(f"dimensions, values {label}", values.abs(), shown.abs().amax(1), torch.float32)
         at = hidden.take_along_dim(tokens[:, None], 1)[:, 0]

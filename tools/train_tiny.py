@@ -81,7 +81,8 @@ def command_line(options: argparse.Namespace, recipe: "Recipe") -> str:
     config = options.config.resolve()
     if config.is_relative_to(REPOSITORY):
         config = config.relative_to(REPOSITORY)
-    return shlex.join(["python", "tools/train_tiny.py", "--config", str(config), *length, "--out", recipe.name])
+    start = [] if options.start is None else ["--start", options.start.name]
+    return shlex.join(["python", "tools/train_tiny.py", "--config", str(config), *length, *start, "--out", recipe.name])
 
 
 def train(options: argparse.Namespace, recipe: "Recipe", device: "torch.device") -> None:

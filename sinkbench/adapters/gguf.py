@@ -93,5 +93,12 @@ def save_as_folder(path: Path, folder: Path, dtype: Any) -> None:
         folder: Where they go.
         dtype: torch dtype of the saved weights.
     """
-    load_model(path, read_config(path), dtype).save_pretrained(folder)
-    load_tokenizer(path).save_pretrained(folder)
+    config = read_config(path)
+    load_model(path, config, dtype).save_pretrained(folder)
+    tokenizer = load_tokenizer(path)
+    # transformers 5.17 takes the special tokens of some architectures from elsewhere than the file's own numbers.
+    for name in ("bos", "eos", "pad"):
+        number = getattr(config, f"{name}_token_id", None)
+        if isinstance(number, int):
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
+    tokenizer.save_pretrained(folder)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sinkbench.engine.rows import Rows, row_statistics
+from sinkbench.diagnostics.rows import Rows, measure_rows
 
 
 def cosines(hidden: Tensor, reference: Tensor, rows: Rows | None = None) -> Tensor:
@@ -12,11 +12,11 @@ def cosines(hidden: Tensor, reference: Tensor, rows: Rows | None = None) -> Tens
     Args:
         hidden: (B, Q, d).
         reference: (B, d), of the same type.
-        rows: `row_statistics` of both, where they are known.
+        rows: The statistics of both, where they are known.
 
     Returns:
         (B, Q) float32 in [−1, 1]; 0 where either is zero.
     """
-    rows = row_statistics(hidden, reference) if rows is None else rows
+    rows = measure_rows(hidden, reference) if rows is None else rows
     length: Tensor = torch.linalg.vector_norm(reference, dim=-1, keepdim=True, dtype=torch.float32)
     return (rows.dots / (rows.norms * length).clamp_min(torch.finfo(torch.float32).tiny)).clamp(-1, 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sinkbench.diagnostics.masking import real_slots
-from sinkbench.engine.rows import Rows, column_extremes, row_statistics
+from sinkbench.diagnostics.rows import Rows, column_extremes, measure_rows
 
 FLOOR, FACTOR = 100.0, 1000.0
 
@@ -45,16 +45,19 @@ class Magnitudes(NamedTuple):
         return self.norms / sqrt(self.values.shape[1])
 
 
-def magnitudes(hidden: Tensor, valid: Tensor, rows: Rows | None = None) -> Magnitudes:
+def magnitudes(
+    hidden: Tensor, valid: Tensor, rows: Rows | None = None, columns: tuple[Tensor, Tensor] | None = None
+) -> Magnitudes:
     """Measure one hidden state without a float32 or absolute copy of it.
 
     Args:
         hidden: (B, K, d), any floating type.
         valid: (B, K) bool, the tokens that count.
-        rows: Its `row_statistics`, where they are known.
+        rows: Its statistics by token, where they are known.
+        columns: Its `column_extremes`, likewise.
     """
-    rows = row_statistics(hidden) if rows is None else rows
-    values, tokens = column_extremes(hidden, valid)
+    rows = measure_rows(hidden) if rows is None else rows
+    values, tokens = column_extremes(hidden, valid) if columns is None else columns
     median = median_magnitude(hidden, valid)
     return Magnitudes(rows.largest * valid, rows.dims, values, tokens, rows.norms * valid, median)
 

@@ -1,14 +1,13 @@
 """What diagnostics ask of long vectors, each vector read once: lengths, dot products, largest entries.
 
 Plain torch takes a pass over the memory for every one of these; on a GPU that was half of what looking at a model
-cost. On other devices: plain torch, the reference.
+cost. On other devices: `diagnostics.rows`, the reference.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sinkbench.diagnostics.rows import Rows, column_extremes, measure_rows
 from sinkbench.engine.grouped import has_kernels
 from sinkbench.engine.kernels import ceil_div, padded_width
 from sinkbench.engine.keys import product
@@ -22,25 +21,6 @@ _TILE_ENTRIES = 2048
 """Entries that a program holds at a time."""
 _MAPPED_ROWS = 64
 
-_CHUNK_ENTRIES = 1 << 24
-"""Entries that plain torch copies at once, to hide padding."""
-
-
-class Rows(NamedTuple):
-    """Statistics of vectors (…, Q, d), in float32.
-
-    Attributes:
-        norms: (…, Q) ‖x‖₂.
-        dots: (…, Q) x · r; zeros where no reference r was given.
-        largest: (…, Q) max |x_j|.
-        dims: (…, Q) int64, the j that holds it.
-    """
-
-    norms: Tensor
-    dots: Tensor
-    largest: Tensor
-    dims: Tensor
-
 
 def row_statistics(values: Tensor, reference: Tensor | None = None) -> Rows:
     """Measure vectors.
@@ -52,11 +32,7 @@ def row_statistics(values: Tensor, reference: Tensor | None = None) -> Rows:
     wants_gradient = torch.is_grad_enabled() and values.requires_grad
     if has_kernels(values) and not wants_gradient:
         return kernel_rows(values, reference)
-    high, low = values.max(-1), values.min(-1)
-    largest, dims = larger(high.values, high.indices, low.values, low.indices)
-    norms: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
-    dots = torch.zeros_like(norms) if reference is None else (values.float() @ reference.float()[..., None])[..., 0]
-    return Rows(norms, dots, largest.abs(), dims)
+    return measure_rows(values, reference)
 
 
 def kernel_rows(values: Tensor, reference: Tensor | None = None) -> Rows:
@@ -91,30 +67,9 @@ def kernel_rows(values: Tensor, reference: Tensor | None = None) -> Rows:
     return Rows(norms.view(shape), dots.view(shape), largest.view(shape), dims.view(shape))
 
 
-def column_extremes(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each dimension the entry of largest magnitude over a sample's tokens.
-
-    Args:
-        hidden: (B, K, d).
-        valid: (B, K) bool, the tokens that count.
-
-    Returns:
-        (B, d) float32 entries with their signs, 0 without a token; (B, d) int64, the slots that hold them.
-    """
-    return kernel_columns(hidden, valid) if has_kernels(hidden) else plain_columns(hidden, valid)
-
-
-def plain_columns(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """`column_extremes`, some samples at a time."""
-    samples = max(1, _CHUNK_ENTRIES // hidden[0].numel())
-    parts = []
-    for start in range(0, len(hidden), samples):
-        chunk = slice(start, start + samples)
-        shown = hidden[chunk].masked_fill(~valid[chunk, :, None], 0)
-        high, low = shown.max(1), shown.min(1)
-        parts.append(larger(high.values, high.indices, low.values, low.indices))
-    values, tokens = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(tokens)
+def extremes(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """`column_extremes` by the fastest way that the device allows."""
+    return kernel_columns(hidden, valid) if has_kernels(hidden) else column_extremes(hidden, valid)
 
 
 def kernel_columns(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,9 +136,3 @@ def kernel_mapped_norms(values: Tensor, maps: Tensor) -> Tensor:
         num_warps=4,
     )
     return norms
-
-
-def larger(high: Tensor, high_at: Tensor, low: Tensor, low_at: Tensor) -> tuple[Tensor, Tensor]:
-    """Of maxima and minima the ones of larger magnitude, float32 with their signs, and their places."""
-    upper = high >= -low
-    return torch.where(upper, high, low).float(), torch.where(upper, high_at, low_at)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sinkbench.diagnostics import massive
+from sinkbench.diagnostics import rows as diagnostics_rows
 from sinkbench.diagnostics.massive import is_massive, magnitudes, median_magnitude, top_entries
-from sinkbench.engine import rows as engine_rows
 
 ALL = torch.ones(2, 10, dtype=torch.bool)
 
@@ -50,7 +50,7 @@ def test_measures_are_those_of_the_definitions():
 
 
 def test_padding_is_not_seen(valid, spread, states, monkeypatch):
-    monkeypatch.setattr(engine_rows, "_CHUNK_ENTRIES", 18 * 64)
+    monkeypatch.setattr(diagnostics_rows, "_CHUNK_ENTRIES", 18 * 64)
     hidden = spread(states, fill=1e6, dim=-2)
     seen = magnitudes(hidden, valid)
     top = top_entries(hidden, seen)

@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from sinkbench.engine.rows import (
-    column_extremes,
-    kernel_columns,
-    kernel_mapped_norms,
-    kernel_rows,
-    mapped_norms,
-    row_statistics,
-)
+from sinkbench.diagnostics.rows import column_extremes, measure_rows
+from sinkbench.engine.rows import kernel_columns, kernel_mapped_norms, kernel_rows, mapped_norms
 
 SHAPES = {
     "hidden states": (3, 7, 576),
@@ -29,7 +23,7 @@ def noise(*shape, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_row_statistics(shape, dtype):
     values, reference = noise(*shape, dtype=dtype), noise(*shape[:-2], shape[-1], dtype=dtype)
-    found, expected = kernel_rows(values, reference), row_statistics(values, reference)
+    found, expected = kernel_rows(values, reference), measure_rows(values, reference)
     for name in ("norms", "dots", "largest"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-5)
     # Of equal entries either may be named.
