@@ -49,7 +49,7 @@ ASSETS = {
     ),
     "smol-llava": Asset(
         summary="smol-llava-scenes: LLaVA around SmolLM2-135M-Instruct, which it fetches too",
-        version="4cf8b8b0689a",  # the first digits of the sha256 of what is merged into smollm2, deltas.safetensors
+        version="34585faa244e",  # the first digits of the sha256 of what is merged into smollm2, deltas.safetensors
         size=278_300_000,
         builder="sinkbench.smol_llava:build",
     ),
