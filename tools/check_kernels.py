@@ -35,7 +35,7 @@ from sinkbench.engine import columns, kernels  # noqa: E402
 from sinkbench.engine.columns import Columns, Sums, attention_sums, kernel_sums  # noqa: E402
 from sinkbench.engine.context import Context, Role, Stage  # noqa: E402
 from sinkbench.engine.kernels import Tile, combine, decode_partials, merge, suffix_attention, suffix_mass  # noqa: E402
-from sinkbench.engine.rows import extremes, mapped_norms, row_statistics  # noqa: E402
+from sinkbench.engine.rows import extremes, mapped_norms, row_products, row_statistics  # noqa: E402
 from sinkbench.engine.view import AttentionView  # noqa: E402
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
@@ -134,6 +134,9 @@ def check_rows() -> Iterator[Row]:
         found = row_statistics(hidden, reference)
         yield judge(f"rows, norms {label}", found.norms, exact.norm(dim=-1), torch.float32)
         yield judge(f"rows, dots {label}", found.dots, (exact * exact[:, 3:4]).sum(-1), torch.float32)
+        alone = row_products(hidden, reference)
+        yield judge(f"products, norms {label}", alone.norms, exact.norm(dim=-1), torch.float32)
+        yield judge(f"products, dots {label}", alone.dots, (exact * exact[:, 3:4]).sum(-1), torch.float32)
         yield judge(f"rows, largest {label}", found.largest, exact.abs().amax(-1), torch.float32)
         at = hidden.take_along_dim(found.dims[..., None], -1)[..., 0].abs()
         yield judge(f"rows, dims {label}", at, exact.abs().amax(-1), torch.float32)

@@ -9,6 +9,18 @@ _CHUNK_ENTRIES = 1 << 24
 """Entries that are copied at once, to hide padding."""
 
 
+class Products(NamedTuple):
+    """Lengths of vectors (…, Q, d) and their products with a reference, in float32.
+
+    Attributes:
+        norms: (…, Q) ‖x‖₂.
+        dots: (…, Q) x · r; zeros where no reference r was given.
+    """
+
+    norms: Tensor
+    dots: Tensor
+
+
 class Rows(NamedTuple):
     """Statistics of vectors (…, Q, d), in float32.
 
@@ -34,9 +46,14 @@ def measure_rows(values: Tensor, reference: Tensor | None = None) -> Rows:
     """
     high, low = values.max(-1), values.min(-1)
     largest, dims = _larger(high.values, high.indices, low.values, low.indices)
+    return Rows(*measure_products(values, reference), largest.abs(), dims)
+
+
+def measure_products(values: Tensor, reference: Tensor | None = None) -> Products:
+    """The first half of `measure_rows`."""
     norms: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
     dots = torch.zeros_like(norms) if reference is None else (values.float() @ reference.float()[..., None])[..., 0]
-    return Rows(norms, dots, largest.abs(), dims)
+    return Products(norms, dots)
 
 
 def column_extremes(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ cost. On other devices: `diagnostics.rows`, the reference.
 import torch
 from torch import Tensor
 
-from sinkbench.diagnostics.rows import Rows, column_extremes, measure_rows
+from sinkbench.diagnostics.rows import Products, Rows, column_extremes, measure_products, measure_rows
 from sinkbench.engine.grouped import has_kernels
 from sinkbench.engine.kernels import ceil_div, padded_width
 from sinkbench.engine.keys import product
@@ -29,42 +29,60 @@ def row_statistics(values: Tensor, reference: Tensor | None = None) -> Rows:
         values: (B, Q, d) or (B, H, Q, d), any strides but a last one of 1, any floating type.
         reference: (B, d) or (B, H, d), of the same type.
     """
-    wants_gradient = torch.is_grad_enabled() and values.requires_grad
-    if has_kernels(values) and not wants_gradient:
-        return kernel_rows(values, reference)
-    return measure_rows(values, reference)
+    return kernel_rows(values, reference) if _can_launch(values) else measure_rows(values, reference)
+
+
+def row_products(values: Tensor, reference: Tensor | None = None) -> Products:
+    """Lengths and products alone, for less; the arguments are those of `row_statistics`."""
+    return kernel_products(values, reference) if _can_launch(values) else measure_products(values, reference)
+
+
+def _can_launch(values: Tensor) -> bool:
+    """Kernels have no backward pass."""
+    return has_kernels(values) and not (torch.is_grad_enabled() and values.requires_grad)
 
 
 def kernel_rows(values: Tensor, reference: Tensor | None = None) -> Rows:
     """`row_statistics` by the Triton kernel."""
+    return Rows(*_launch(values, reference, extremes=True))
+
+
+def kernel_products(values: Tensor, reference: Tensor | None = None) -> Products:
+    """`row_products` by the Triton kernel."""
+    return Products(*_launch(values, reference, extremes=False))
+
+
+def _launch(values: Tensor, reference: Tensor | None, extremes: bool) -> list[Tensor]:
+    """Norms, products and, if asked for, largest magnitudes and their dimensions."""
     from sinkbench.engine import triton_rows
 
     spread = values.unsqueeze(1) if values.dim() == 3 else values
     b, h, q, d = spread.shape
     block = min(padded_width(d), _ROW_BLOCK)
     rows = max(1, _TILE_ENTRIES // block)
-    norms, dots, largest = values.new_empty(3, b, h, q, dtype=torch.float32)
-    dims = torch.empty(b, h, q, dtype=torch.int64, device=values.device)
+    norms, dots = values.new_empty(2, b, h, q, dtype=torch.float32)
+    out = [norms, dots]
+    if extremes:
+        out += [torch.empty_like(norms), torch.empty_like(norms, dtype=torch.int64)]
     other = spread if reference is None else reference.view(b, h, d)  # not read without a reference
     triton_rows.row_kernel[(ceil_div(q, rows), b * h)](
         spread,
         other,
         norms,
         dots,
-        largest,
-        dims,
+        *out[-2:],  # not written without extremes
         h,
         q,
         d,
         *spread.stride()[:3],
         *other.stride()[:2],
         DOT=reference is not None,
+        EXTREMES=extremes,
         ROWS=rows,
         BLOCK=block,
         num_warps=4,
     )
-    shape = values.shape[:-1]
-    return Rows(norms.view(shape), dots.view(shape), largest.view(shape), dims.view(shape))
+    return [result.view(values.shape[:-1]) for result in out]
 
 
 def extremes(hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ def pick(values, lane, axis: tl.constexpr, n: tl.constexpr):
 def row_kernel(
     values, reference, norms, dots, largest, dims, n_heads, n_rows, width,
     stride_b, stride_h, stride_q, stride_rb, stride_rh,
-    DOT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    DOT: tl.constexpr, EXTREMES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One (tile of rows, sample and head): a pass over its rows."""
     row, group = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
@@ -40,15 +40,17 @@ def row_kernel(
         square += x * x
         if DOT:
             dot += x * tl.load(other + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-        more = tl.abs(x) > peak
-        peak = tl.where(more, tl.abs(x), peak)
-        place = tl.where(more, column[None, :], place)
+        if EXTREMES:
+            more = tl.abs(x) > peak
+            peak = tl.where(more, tl.abs(x), peak)
+            place = tl.where(more, column[None, :], place)
     out = group.to(tl.int64) * n_rows + row
-    top, lane = tl.max(peak, 1, return_indices=True)
     tl.store(norms + out, tl.sqrt(tl.sum(square, 1)), mask=used)
     tl.store(dots + out, tl.sum(dot, 1), mask=used)
-    tl.store(largest + out, top, mask=used)
-    tl.store(dims + out, pick(place, lane, 1, BLOCK).to(tl.int64), mask=used)
+    if EXTREMES:
+        top, lane = tl.max(peak, 1, return_indices=True)
+        tl.store(largest + out, top, mask=used)
+        tl.store(dims + out, pick(place, lane, 1, BLOCK).to(tl.int64), mask=used)
 
 
 @triton.jit(do_not_specialize=["n_rows"])

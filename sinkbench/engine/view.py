@@ -10,7 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sinkbench.engine.columns import Columns, Sums, attention_sums
 from sinkbench.engine.context import Context
 from sinkbench.engine.keys import LayerKeys, masked_scores
-from sinkbench.engine.rows import mapped_norms, row_statistics
+from sinkbench.engine.rows import mapped_norms, row_products
 
 _roots: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """By output projection: (H, d, d) R with |R v| = |W_O v| for each head. Weights are taken not to change."""
@@ -63,7 +63,7 @@ class AttentionView:
 
     def value_norms(self) -> Tensor:
         """(B, H_kv, Q) float32: ‖v_t‖ of this pass's tokens."""
-        return row_statistics(self.new_values).norms
+        return row_products(self.new_values).norms
 
     def output_norms(self) -> Tensor:
         """(B, H, Q) float32: ‖W_O^h v_t‖ of this pass's tokens, for each query head (arXiv 2410.13835)."""
@@ -82,7 +82,7 @@ class AttentionView:
         h = self.query.shape[1]
         first = self.keys.at(ctx.first_slot)
         by_head = first.repeat_interleave(h // first.shape[1], dim=1)
-        to_first = row_statistics(self.query, by_head).dots * self.scaling
+        to_first = row_products(self.query, by_head).dots * self.scaling
         others = (ctx.keys_seen - 1)[:, None]
         gap = to_first - (self._sums.scores - to_first) / others.clamp_min(1)
         counted = ctx.valid_rows & (ctx.keys_seen > 1)

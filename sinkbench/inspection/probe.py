@@ -18,7 +18,7 @@ from sinkbench.diagnostics.visual_sinks import SKIPPED, image_centric, phi, port
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.engine.keys import in_steps
 from sinkbench.engine.prompt import Prompt
-from sinkbench.engine.rows import extremes, row_statistics
+from sinkbench.engine.rows import extremes, row_products, row_statistics
 from sinkbench.engine.view import AttentionView, MlpParts
 from sinkbench.inspection.words import KINDS, mark_words
 from sinkbench.methods.base import Intervention, ModelInfo
@@ -132,7 +132,7 @@ class Probe(Intervention):
         for name in MLP_PARTS:
             vectors: Tensor = getattr(parts, name)
             reference = self._reference(f"mlp_{name}.{layer}", vectors, ctx)
-            _append(ctx, f"align_{name}.{layer}", cosines(vectors, reference, row_statistics(vectors, reference)))
+            _append(ctx, f"align_{name}.{layer}", cosines(vectors, reference, row_products(vectors, reference)))
 
     def observe_attention(self, layer: int, view: AttentionView, ctx: Context) -> None:
         """Received attention, sink heads, drained values, and the last row's look (D1, D3, D5, D7, D8)."""

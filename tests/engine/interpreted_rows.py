@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sinkbench.diagnostics.rows import column_extremes, measure_rows
-from sinkbench.engine.rows import kernel_columns, kernel_mapped_norms, kernel_rows, mapped_norms
+from sinkbench.diagnostics.rows import column_extremes, measure_products, measure_rows
+from sinkbench.engine.rows import kernel_columns, kernel_mapped_norms, kernel_products, kernel_rows, mapped_norms
 
 SHAPES = {
     "hidden states": (3, 7, 576),
@@ -28,6 +28,15 @@ def test_row_statistics(shape, dtype):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-5)
     # Of equal entries either may be named.
     assert values.float().abs().take_along_dim(found.dims[..., None], -1)[..., 0].equal(expected.largest)
+
+
+@shapes
+def test_products_alone_are_those_of_the_whole(shape):
+    values, reference = noise(*shape), noise(*shape[:-2], shape[-1])
+    whole, found = kernel_rows(values, reference), kernel_products(values, reference)
+    assert found.norms.equal(whole.norms)
+    assert found.dots.equal(whole.dots)
+    torch.testing.assert_close(found, measure_products(values, reference), atol=1e-4, rtol=1e-5)
 
 
 def test_rows_may_be_strided():
