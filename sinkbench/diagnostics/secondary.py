@@ -210,6 +210,7 @@ def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
+    values = values.contiguous()
     ordered = values.sort().values
-    below, up_to = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    below, up_to = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     return (below + up_to).double() / 2
