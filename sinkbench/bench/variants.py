@@ -35,7 +35,15 @@ def variant(name: str, model: ModelInfo, made_up: Parameters) -> Method:
         UsageError: A name is unknown, or the model lacks something that the method needs.
     """
     # GIFT so needs no tagger, and looks at more rows than content words have.
-    fixed: Parameters = {"gift": {"content": "all"}, ATTENTION_ONLY: {"gamma": 1.0}}
+    rising = [layer / model.n_layers for layer in range(model.n_layers)]
+    fixed: Parameters = {
+        "gift": {"content": "all"},
+        ATTENTION_ONLY: {"gamma": 1.0},
+        # Random weights seldom do what these wait for.
+        "damo": {"tau": 1.0},
+        "sparc": {"tau": 0.0},
+        "iri": {"rates_attn": rising, "rates_mlp": rising},
+    }
     params: dict[str, Any] = {}
     for part in name.split("+"):
         method = part.replace(ATTENTION_ONLY, "pai")

@@ -1,6 +1,8 @@
 """`sinkbench list`: what there is to choose from."""
 
+import json
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import typer
 
@@ -22,16 +24,26 @@ def models() -> None:
 
 
 @app.command()
-def methods() -> None:
-    """Methods, what they do, and the paper they come from."""
-    from sinkbench.methods import method_class, method_names
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one in full: paper, parameters, profiles, values by model.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that is known as JSON.")] = False,
+) -> None:
+    """Methods: what they do and touch, what they cost, and the paper they come from."""
+    from sinkbench.cli.console import output_console
+    from sinkbench.cli.method_tables import show_method, show_methods
+    from sinkbench.methods import method_names
+    from sinkbench.methods.describe import describe, in_order
 
-    rows = []
-    for name in method_names():
-        cls = method_class(name)
-        paper = f"arXiv {cls.paper.arxiv}" if cls.paper and cls.paper.arxiv else ""
-        rows.append((name, cls.summary, ", ".join(f"{key}={value}" for key, value in cls().params().items()), paper))
-    _show("Methods", ("name", "what it does", "parameters (--set NAME.PARAM=VALUE)", "paper"), rows)
+    known = [describe(name)] if name else in_order(method_names())
+    if as_json:
+        described = [method.json() for method in known]
+        typer.echo(json.dumps(described[0] if name else described, indent=2, ensure_ascii=False))
+    elif name:
+        show_method(known[0], output_console())
+    else:
+        show_methods(known, output_console())
 
 
 @app.command()

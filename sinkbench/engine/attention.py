@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context
 from sinkbench.engine.grouped import GroupedDecode, grouped_suffix, has_kernels, plain_suffix
-from sinkbench.engine.hooks import observed, output_projection
+from sinkbench.engine.hooks import edited, observed, output_projection
 from sinkbench.engine.keys import LayerKeys, in_steps, masked_scores
 from sinkbench.engine.norms import fused_norms
 from sinkbench.engine.rope import steady
@@ -70,6 +70,8 @@ class Pass:
         Returns:
             (B, Q, H, d).
         """
+        for method, ctx in self.acting:
+            method.observe_query(layer, query, ctx)
         if self.edits:
             method, ctx = self.acting[0]
             heads = self._edited(layer, query, keys, scaling).transpose(1, 2)
@@ -269,6 +271,8 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
     before = config._attn_implementation
     with ExitStack() as stack:
         stack.enter_context(observed(language_model, layers, active.acting))
+        if active.edits:
+            stack.enter_context(edited(layers, *active.acting[0]))
         token = _active.set(active)
         stack.callback(_active.reset, token)
         stack.enter_context(steady(language_model, active.longest))

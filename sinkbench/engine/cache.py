@@ -39,6 +39,8 @@ class SlotCache(Cache):
         """(1,) int64 on the device, the next slot, while decode passes take it from there and not from `lengths`."""
         self.rows = slice(0, samples)
         """The samples of the pass in flight."""
+        self.shows_prefix = True
+        """Whether the prefix's slots stand before the own ones in the pass in flight."""
         self.first = 0
         self.layers: list[Any] = []  # transformers looks here for layers of its own.
 
@@ -85,16 +87,16 @@ class SlotCache(Cache):
 
     def layer(self, layer_idx: int, own_k: Tensor, own_v: Tensor) -> LayerKeys:
         """A layer's keys in both parts; `own_k` and `own_v` are what `update` returned."""
-        groups = self.groups[self.rows]
-        if self.prefix is None or max(groups) < 0:
+        if self.prefix is None or not self.shows_prefix:
             return LayerKeys(own_k, own_v)
         if self.grouping is None:
-            self.grouping = Grouping.of(groups, self.prefix.samples, own_k.device)
+            self.grouping = Grouping.of(self.groups[self.rows], self.prefix.samples, own_k.device)
         return LayerKeys(own_k, own_v, self.prefix.keys[layer_idx], self.prefix.values[layer_idx], self.grouping)
 
-    def start_rows(self, rows: slice, first: int = 0) -> None:
+    def start_rows(self, rows: slice, first: int = 0, shows_prefix: bool = True) -> None:
         """Let the coming passes fill the slots of these samples, from slot `first` on."""
         self.rows = rows
+        self.shows_prefix = shows_prefix
         self.first = first
         self.lengths = dict.fromkeys(self.lengths, first)
         self.grouping = None

@@ -5,7 +5,7 @@ to a query iff its slot is not later and not padding. Slots are storage; positio
 Prefix slots of questions about one image are the same memory; the rest is each sample's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, IntEnum, auto
 from functools import cached_property
@@ -56,6 +56,23 @@ class State(dict[str, Tensor]):
         return cls({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
+@dataclass(frozen=True, eq=False)
+class ReadOut:
+    """How the model turns hidden states into logits, for methods that read them early.
+
+    Attributes:
+        norm: The final norm: (…, d) to (…, d).
+        head: (…, d) to (…, V) float32 logits.
+    """
+
+    norm: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) float32 logits of a hidden state (…, d) of any layer (logit lens)."""
+        return self.head(self.norm(hidden))
+
+
 @dataclass(eq=False)
 class Context:
     """One forward pass of the language model, as a method sees it.
@@ -72,6 +89,10 @@ class Context:
             the prompt.
         contrast_logits: (B, V) logits of the method's second branch at this step, if it has one.
         untouched: (B,) bool, samples that no edit may reach: the second branch runs in the same pass.
+        paired: Whether the second half of the batch are the branches of the first (`Intervention.paired_branch`).
+        read_out: The model's own way from hidden states to logits; None in passes over prefixes.
+        scratch: What a method keeps from layer to layer and up to the logits of this pass, and no longer. Unlike the
+            state it may change in captured passes.
     """
 
     stage: Stage
@@ -83,6 +104,9 @@ class Context:
     emits: bool = True
     contrast_logits: Tensor | None = None
     untouched: Tensor | None = None
+    paired: bool = False
+    read_out: ReadOut | None = None
+    scratch: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def n_keys(self) -> int:

@@ -12,9 +12,9 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed
-from sinkbench.engine.prefix import Prefixes, encode_images, prefill_prefixes
+from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
-from sinkbench.engine.stream import Stream
+from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Request, Response
 
@@ -173,15 +173,20 @@ class Engine:
         self, asked: Mapping[str, Sequence[Prompt]], inputs: Mapping[str, ImageInputs]
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer the prompts of each method in one batch; they share what the methods leave alone."""
-        prompts = list({id(prompt): prompt for mine in asked.values() for prompt in mine}.values())
         start = time.perf_counter()
+        branches = {name: contrast_prompts(self.lanes[name].method, mine) for name, mine in asked.items()}
+        for name, others in branches.items():
+            inputs = add_edited(self.lanes[name].method, others, inputs)
+        with_images = {name: [other for other in others if other.images] for name, others in branches.items()}
+        needed = {name: [*mine, *with_images[name]] for name, mine in asked.items()}
+        prompts = list({id(prompt): prompt for mine in needed.values() for prompt in mine}.values())
         features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
         lookers = [name for name in asked if not self.lanes[name].edits_prefix]
         shared = self._prefill(lookers, prompts, features) if lookers else None
         for name, mine in list(asked.items()):
-            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], mine, features)
-            responses = self._run(name, mine, prefixes)
+            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], needed[name], features)
+            responses = self._run(name, mine, branches[name], prefixes)
             timings = self.lanes[name].timings
             timings.vision_s += vision_s
             timings.prefix_s += prefix_s
@@ -202,12 +207,14 @@ class Engine:
         )
         return prefixes, self._since(start)
 
-    def _run(self, name: str, prompts: Sequence[Prompt], prefixes: Prefixes) -> list[Response]:
+    def _run(
+        self, name: str, prompts: Sequence[Prompt], branches: Sequence[Prompt], prefixes: Prefixes
+    ) -> list[Response]:
         """Suffix and decode of a batch under a method."""
         start = time.perf_counter()
         lane = self.lanes[name]
         room = prompts[0].request.generation.max_new_tokens
-        stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static)
+        stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static, branches)
         scores = stream.prefill()
         t = lane.timings
         t.suffix_s += self._since(start)

@@ -1,9 +1,10 @@
-"""Where methods look at hidden states and MLPs: hooks on the decoder stack's modules, for one pass at a time."""
+"""Where methods look at hidden states and MLPs, and edit them: hooks on the decoder's modules, one pass at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from sinkbench.engine.context import Context
@@ -11,7 +12,7 @@ from sinkbench.engine.view import MlpParts
 from sinkbench.errors import SinkbenchError
 
 if TYPE_CHECKING:
-    from sinkbench.methods.base import Intervention
+    from sinkbench.methods.base import Intervention, Part
 
 
 @contextmanager
@@ -39,6 +40,36 @@ def observed(
                     for hook in _mlp_hooks(_part(layer, "mlp"), index, ctx, method):
                         stack.callback(hook.remove)
         yield
+
+
+@contextmanager
+def edited(layers: nn.ModuleList, method: "Intervention", ctx: Context) -> Iterator[None]:
+    """Within it, a method edits the parts of layers that it names.
+
+    Raises:
+        SinkbenchError: The model lacks one of the parts.
+    """
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            for part in method.edited_parts:
+                module = layer if part == "block" else _part(layer, _MODULES[part])
+                stack.callback(module.register_forward_hook(_editing_hook(index, part, ctx, method)).remove)
+        yield
+
+
+_MODULES: "dict[Part, str]" = {"attn": "self_attn", "mlp": "mlp"}
+
+
+def _editing_hook(layer: int, part: "Part", ctx: Context, method: "Intervention") -> Any:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        # Attention also returns its weights, which are None here.
+        before = output[0] if isinstance(output, tuple) else output
+        after = method.edit_hidden(layer, part, before, ctx)
+        if ctx.untouched is not None and after is not before:
+            after = torch.where(ctx.untouched[:, None, None], before, after)
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    return hook
 
 
 def output_projection(attention: nn.Module) -> Tensor:

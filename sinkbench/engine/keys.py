@@ -49,7 +49,7 @@ class Grouping:
             place.append((max(group, 0), len(members[group]) if group >= 0 else 0))
             if group >= 0:
                 members[group].append(sample)
-        widest = max(map(len, members))
+        widest = max(1, *map(len, members))
         table = [row + [0] * (widest - len(row)) for row in members]
         without = any(group < 0 for group in groups)
         return cls(

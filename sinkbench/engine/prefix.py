@@ -1,7 +1,7 @@
 """The part of prompts that several questions have in common, prefilled once for all of them and for all methods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Stage, State
-from sinkbench.engine.prompt import Prompt, Segment, flush
+from sinkbench.engine.prompt import EditedImage, Prompt, Segment, flush
 from sinkbench.methods.base import Intervention
 
 
@@ -70,6 +70,18 @@ def encode_images(
         chunk = keys[at : at + step]
         features |= zip(chunk, adapter.encode_images([inputs[key] for key in chunk]), strict=True)
     return features
+
+
+def add_edited(
+    method: Intervention, branches: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
+) -> dict[str, ImageInputs]:
+    """Preprocessed images with those added that only the method's second branch sees."""
+    known = dict(inputs)
+    for image in (image for branch in branches for image in branch.images):
+        if isinstance(image, EditedImage) and image.key not in known:
+            before = inputs[image.original]
+            known[image.key] = replace(before, tensors=method.edit_image(before.tensors, image.edit, image.original))
+    return known
 
 
 def prefill_prefixes(

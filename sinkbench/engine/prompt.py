@@ -17,6 +17,24 @@ Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
+class EditedImage(ImageRef):
+    """An image as a method's second branch sees it.
+
+    Attributes:
+        original: The unedited image's key.
+        edit: Names the change; images with equal originals and equal names are one image.
+    """
+
+    original: str = ""
+    edit: str = ""
+
+    @property
+    def key(self) -> str:
+        """Differs from the unedited image's."""
+        return f"{self.original}#{self.edit}"
+
+
+@dataclass(frozen=True)
 class UserText:
     """A stretch of the user's own words, and the tokens that it became.
 
@@ -93,6 +111,11 @@ class Prompt:
             for token, begin, end in user_text.tokens:
                 marks[token] |= any(begin < stop and end > start for start, stop in spans)
         return marks
+
+    def with_edited_images(self, edit: str) -> "Prompt":
+        """The same prompt about its images after a change that `Intervention.edit_image` makes."""
+        edited = (EditedImage(image.path, image.sha256, image.key, edit) for image in self.images)
+        return replace(self, images=tuple(edited))
 
     def without_images(self) -> "Prompt":
         """The same prompt with every image and the markup around it removed, and the rest numbered as plain text.

@@ -10,7 +10,7 @@ from torch import Tensor
 from sinkbench.adapters.base import Adapter
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
-from sinkbench.engine.context import Context, Role, Stage, State
+from sinkbench.engine.context import Context, ReadOut, Role, Stage, State
 from sinkbench.engine.grouped import GroupedDecode, has_kernels
 from sinkbench.engine.prefix import Prefixes
 from sinkbench.engine.prompt import Prompt, Segment, flush
@@ -32,6 +32,8 @@ class Stream:
         prefixes: Their prefilled prefixes.
         max_new_tokens: Room in the cache for the answer.
         static: Whether decode passes have fixed shapes and count on the device, as capturing them takes.
+        branches: The prompts of the second branch, one for each of `prompts`, or none; None asks the method. Those
+            about images must be among the prompts of `prefixes`.
     """
 
     def __init__(
@@ -43,17 +45,27 @@ class Stream:
         prefixes: Prefixes,
         max_new_tokens: int,
         static: bool = False,
+        branches: Sequence[Prompt] | None = None,
     ) -> None:
         self.adapter = adapter
         self.method = method
         self.static = static
-        self.n = len(prompts)
         device = adapter.device
+        branches = contrast_prompts(method, prompts) if branches is None else branches
+        self.paired = method.paired_branch and len(branches) > 0
+        if self.paired:
+            prompts, branches = [*prompts, *branches], []
+        self.n = len(prompts)
         groups = prefixes.groups(prompts)
-        branch, self.fork = _branches(method, prompts, device)
+        branch, self.fork = _distinct(branches, device)
+        branch_groups = prefixes.groups(branch)
         starts = [prompt.prefix_length if group >= 0 else 0 for prompt, group in zip(prompts, groups, strict=True)]
         self.suffix = _flushed(prompts, starts, device)
-        self.branch = _flushed(branch, [0] * len(branch), device) if branch else None
+        branch_starts = [
+            other.prefix_length if group >= 0 else 0 for other, group in zip(branch, branch_groups, strict=True)
+        ]
+        self.branch = _flushed(branch, branch_starts, device) if branch else None
+        self.branch_prefix = any(group >= 0 for group in branch_groups)
         self.marks = self._lay_out_marks(prompts, starts)
         self.state: State = prefixes.state_of(name, groups) if prefixes.cache is not None else State()
         next_positions = [prompt.next_position for prompt in (*prompts, *branch)]
@@ -62,13 +74,14 @@ class Stream:
         self.untouched = torch.arange(self.n + len(branch), device=device) >= self.n if branch else None
         self.filled = max(segment.ids.shape[1] for segment in (self.suffix, self.branch) if segment)
         capacity = self.filled + max_new_tokens
-        all_groups = [*groups, *[-1] * len(branch)]
+        all_groups = [*groups, *branch_groups]
         self.cache = SlotCache(len(all_groups), capacity, prefixes.cache, all_groups)
         prefix_roles = prefixes.roles_of(all_groups)
         self.n_prefix = prefix_roles.shape[1]
         self.roles = torch.nn.functional.pad(prefix_roles, (0, capacity))
         self.padded = self.suffix.padded or bool((prefix_roles[: self.n] == Role.PAD).any())
         self.step_number = 0
+        self.read_out = ReadOut(adapter.language_model.norm, adapter.logits)
         self.context: Context
         self.decode: GroupedDecode | None = None
 
@@ -90,23 +103,37 @@ class Stream:
                 state=self.state,
                 padded=self.padded or offset > 0,
                 emits=end == length,
+                paired=self.paired,
+                read_out=self.read_out,
             )
             embeds = self.adapter.embed(self.suffix.ids[:, start:end])
             positions = self.suffix.positions[:, :, start:end]
             hidden = self._forward(embeds, positions, self.method, self.context)
+        if self.paired:
+            hidden = hidden[: self.n // 2]
+            self._part()
         logits = self.adapter.logits(hidden[:, -1])
         if self.branch is None:
             return self.method.edit_logits(logits, self.context)
         ctx = replace(self.context, contrast_logits=self._prefill_branch(self.branch))
         return self.method.edit_logits(logits, ctx)
 
+    def _part(self) -> None:
+        """Go on without the branches that ran beside the samples."""
+        half = self.n // 2
+        self._select(torch.arange(half, device=self.adapter.device), half)
+        roles = self.context.roles[:half]
+        self.context = replace(self.context, roles=roles, state=self.state, paired=False)
+
     def _prefill_branch(self, branch: Segment) -> Tensor:
         """Run the second branch's prompts without the method; returns each sample's logits (B, V) float32."""
         offset = self.filled - branch.ids.shape[1]
-        self.cache.start_rows(slice(self.n, self.cache.samples), offset)
+        self.cache.start_rows(slice(self.n, self.cache.samples), offset, self.branch_prefix)
         self.roles[self.n :, self.n_prefix + offset : self.n_prefix + self.filled] = branch.roles
-        roles = self.roles[self.n :, self.n_prefix : self.n_prefix + self.filled]
-        ctx = Context(Stage.SUFFIX, roles, branch.ids.shape[1], padded=branch.padded or offset > 0)
+        first = 0 if self.branch_prefix else self.n_prefix
+        roles = self.roles[self.n :, first : self.n_prefix + self.filled]
+        padded = branch.padded or offset > 0 or self.branch_prefix
+        ctx = Context(Stage.SUFFIX, roles, branch.ids.shape[1], padded=padded)
         hidden = self._forward(self.adapter.embed(branch.ids), branch.positions, Intervention(), ctx)
         self.cache.start_rows(slice(0, self.cache.samples), self.filled)
         blank = len(branch.ids)
@@ -157,6 +184,7 @@ class Stream:
             state=self.state,
             padded=self.padded or self.static or self.branch is not None,
             untouched=self.untouched,
+            read_out=self.read_out,
         )
         axes = self.suffix.positions.shape[0]
         positions = (self.next_positions + ago)[None, :, None].expand(axes, -1, 1)
@@ -232,27 +260,31 @@ class Stream:
             return adapter.forward(embeds, positions, self.cache)
 
 
-def _branches(
-    method: Intervention, prompts: Sequence[Prompt], device: torch.device
-) -> tuple[list[Prompt], Tensor | None]:
-    """The distinct prompts of the method's second branch.
-
-    Returns:
-        The prompts, none where the method has no branch; and, where samples share one, the rows (2B,) of samples and
-        branches from which each sample and its branch come.
+def contrast_prompts(method: Intervention, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of the method's second branch, one for each prompt; none where it has no branch.
 
     Raises:
         RuntimeError: The method gives a branch to some prompts only.
     """
-    branch = [other for prompt in prompts if (other := method.contrast(prompt)) is not None]
-    if 0 < len(branch) < len(prompts):
+    branches = [other for prompt in prompts if (other := method.contrast(prompt)) is not None]
+    if 0 < len(branches) < len(prompts):
         raise RuntimeError(f"{type(method).__name__}.contrast must give every prompt a branch, or none")
-    keys = [other.ids.numpy().tobytes() for other in branch]
-    unique = dict(zip(keys, branch, strict=True))
-    if len(unique) == len(branch):
-        return branch, None
-    place = {key: len(prompts) + number for number, key in enumerate(unique)}
-    rows = [*range(len(prompts)), *(place[key] for key in keys)]
+    return branches
+
+
+def _distinct(branches: Sequence[Prompt], device: torch.device) -> tuple[list[Prompt], Tensor | None]:
+    """The distinct prompts among B branches.
+
+    Returns:
+        The prompts; and, where samples share one, the rows (2B,) of samples and branches from which each sample and its
+        branch come.
+    """
+    keys = [(other.ids.numpy().tobytes(), *(image.key for image in other.images)) for other in branches]
+    unique = dict(zip(keys, branches, strict=True))
+    if len(unique) == len(branches):
+        return list(branches), None
+    place = {key: len(branches) + number for number, key in enumerate(unique)}
+    rows = [*range(len(branches)), *(place[key] for key in keys)]
     return list(unique.values()), torch.tensor(rows, device=device)
 
 

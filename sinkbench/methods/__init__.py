@@ -3,28 +3,46 @@
 import dataclasses
 import typing
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from sinkbench.errors import UsageError, unknown_name
+from sinkbench.methods.plugins import Plugin, load_plugins
 from sinkbench.paths import resource
 
 if TYPE_CHECKING:
     from sinkbench.methods.base import Method
 
 _CLASSES = {
+    "damo": "sinkbench.methods.damo:Damo",
+    "dola": "sinkbench.methods.dola:Dola",
     "gift": "sinkbench.methods.gift:Gift",
     "greedy": "sinkbench.methods.greedy:Greedy",
+    "image_scale": "sinkbench.methods.image_scale:ImageScale",
+    "iri": "sinkbench.methods.iri:Iri",
+    "m3id": "sinkbench.methods.m3id:M3id",
     "pai": "sinkbench.methods.pai:Pai",
+    "random_heads": "sinkbench.methods.random_heads:RandomHeads",
+    "sparc": "sinkbench.methods.sparc:Sparc",
+    "topk_heads": "sinkbench.methods.topk_heads:TopkHeads",
+    "vaf": "sinkbench.methods.vaf:Vaf",
     "var": "sinkbench.methods.var:Var",
+    "vcd": "sinkbench.methods.vcd:Vcd",
+    "vhr": "sinkbench.methods.vhr:Vhr",
 }
 
 
-def method_names() -> list[str]:
-    """Every method's name."""
+def builtin_names() -> list[str]:
+    """Names of the methods that come with sinkbench."""
     return sorted(_CLASSES)
+
+
+def method_names() -> list[str]:
+    """Every method's name, those of plug-ins included."""
+    return sorted([*_CLASSES, *_plugins()])
 
 
 def method_class(name: str) -> "type[Method]":
@@ -33,10 +51,22 @@ def method_class(name: str) -> "type[Method]":
     Raises:
         UsageError: Nobody is called so.
     """
-    if name not in _CLASSES:
-        raise unknown_name("method", name, _CLASSES)
-    module, _, cls = _CLASSES[name].partition(":")
-    return typing.cast("type[Method]", getattr(import_module(module), cls))
+    if name in _CLASSES:
+        module, _, cls = _CLASSES[name].partition(":")
+        return typing.cast("type[Method]", getattr(import_module(module), cls))
+    if (plugin := _plugins().get(name)) is None:
+        raise unknown_name("method", name, method_names())
+    return plugin.cls
+
+
+def distribution(name: str) -> str:
+    """Name and version of the distribution that a plug-in's method comes with; empty for sinkbench's own."""
+    return "" if name in _CLASSES else _plugins()[name].distribution
+
+
+@cache
+def _plugins() -> dict[str, Plugin]:
+    return load_plugins(_CLASSES)
 
 
 def get_method(name: str, params: Mapping[str, Any] | None = None, model: str = "") -> "Method":
@@ -88,13 +118,19 @@ def _build(cls: "type[Method]", params: dict[str, Any], model: str) -> "Method":
     return cls(**values)
 
 
-def _configured(name: str, model: str, profile: str | None) -> dict[str, Any]:
-    """Values from configs/methods/NAME.yaml: the model's, then the profile's on top."""
+def method_config(name: str) -> dict[str, Any]:
+    """What configs/methods/NAME.yaml says: "profiles" and "models", each by name with "source" and "params"."""
     path = resource("configs") / "methods" / f"{name}.yaml"
     config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    values = dict((config.get("models") or {}).get(model, {}).get("params", {}))
+    return {key: config.get(key) or {} for key in ("profiles", "models")}
+
+
+def _configured(name: str, model: str, profile: str | None) -> dict[str, Any]:
+    """Values from the method's config: the model's, then the profile's on top."""
+    config = method_config(name)
+    values = dict(config["models"].get(model, {}).get("params", {}))
     if profile is not None:
-        profiles = config.get("profiles") or {}
+        profiles = config["profiles"]
         if profile not in profiles:
             raise UsageError(
                 f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}."

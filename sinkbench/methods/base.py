@@ -5,9 +5,9 @@ re-indexes together with the KV cache, so nothing can leak from one batch to the
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -17,6 +17,32 @@ from sinkbench.errors import UsageError
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
+
+
+Part = Literal["attn", "mlp", "block"]
+"""A layer's attention after the output projection, its MLP, both before the residual sum; and the layer's output."""
+
+FAMILIES = (
+    "decoding",
+    "attention",
+    "heads",
+    "hidden states",
+    "contrastive decoding",
+    "image",
+    "pruning",
+    "control",
+    "ablation",
+)
+"""What methods may work on or be for, in the order of tables."""
+
+COSTS = {
+    "free": "no more than the plain model's own passes",
+    "rows": "further work on a few query rows, such as exact weights or logits of earlier layers",
+    "branch": "a second branch in every pass",
+    "passes": "further passes over the prompt or at each step",
+    "beams": "several candidates for each answer",
+}
+"""What methods may cost beside the plain model and what that means, from cheap to dear."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +108,28 @@ class Intervention:
     hidden_layers: Iterable[int] = ()
     """Layers whose input `observe_hidden` wants to see; L names the output of the last layer, before the final norm."""
 
+    edited_parts: Collection[Part] = ()
+    """Parts of layers that `edit_hidden` is shown."""
+
     last_token_alone: bool = False
     """Whether the prompt's last token must be a pass of its own, the only one in the prompt with `ctx.emits`.
 
     It costs one more pass; what was seen of all the other tokens can then steer the first generated token.
     """
 
+    paired_branch: bool = False
+    """Whether the second branch of `contrast` runs beside the last part of the prompt, and ends with it.
+
+    It is then in the same passes and open to edits: where `ctx.paired`, sample b's branch is row B / 2 + b of the
+    batch. Its prompts have no images.
+    """
+
     capturable: bool = False
     """Whether decode passes may be captured as a CUDA graph and replayed.
 
     The hooks then run once, when the pass is captured. They must work on tensors alone: nothing read back to the host,
-    no use of `ctx.step`, `ctx.state` not changed, and one set of rows, groups and layers for every decode pass. So a
-    method that keeps what it observes while an answer is generated is not capturable.
+    no use of `ctx.step`, `ctx.state` not changed (`ctx.scratch` may be), and one set of rows, groups and layers for
+    every decode pass. So a method that keeps what it observes while an answer is generated is not capturable.
     """
 
     @property
@@ -162,6 +198,9 @@ class Intervention:
         """Factor (B, H, R, G) of each group's weights, given the groups' attention mass (B, H, R, G)."""
         raise NotImplementedError(f"{type(self).__name__} has no factors for its key groups")
 
+    def observe_query(self, layer: int, query: Tensor, ctx: Context) -> None:
+        """See the queries (B, H, Q, d) of every layer, RoPE applied, before anything of its attention is edited."""
+
     def edit_heads(self, layer: int, heads: Tensor, ctx: Context) -> Tensor:
         """Edit head outputs (B, Q, H, d) before the output projection."""
         return heads
@@ -175,9 +214,20 @@ class Intervention:
     def observe_mlp(self, layer: int, parts: "MlpParts", ctx: Context) -> None:
         """See the MLP of every layer, its inner activations included."""
 
+    def edit_hidden(self, layer: int, part: Part, hidden: Tensor, ctx: Context) -> Tensor:
+        """Edit what a part named in `edited_parts` adds to the residual stream, or a layer's output: (B, Q, d)."""
+        return hidden
+
     def contrast(self, prompt: "Prompt") -> "Prompt | None":
-        """The prompt of a second, unedited branch whose logits arrive as `ctx.contrast_logits` (None: no branch)."""
+        """The prompt of a second, unedited branch whose logits arrive as `ctx.contrast_logits` (None: no branch).
+
+        It may be about images that `Prompt.with_edited_images` named: `edit_image` then makes them.
+        """
         return None
+
+    def edit_image(self, tensors: "Mapping[str, Tensor]", edit: str, key: str) -> "dict[str, Tensor]":
+        """An image of the second branch, preprocessed, from the same of the unedited one; `key` tells images apart."""
+        raise NotImplementedError(f"{type(self).__name__} names edited images but does not make them")
 
     def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
         """Edit next-token logits (B, V) float32."""
@@ -194,6 +244,9 @@ class Method:
         paper: Its source.
         edits: Stages whose result it changes; earlier stages can be shared with other methods.
         observes: Stages that it only reads.
+        family: One of `FAMILIES`; empty means not stated.
+        cost: The dearest of `COSTS` that it takes with its default parameters; empty means not stated.
+        calibration: What must be measured on a model before the method can run there; empty means nothing.
     """
 
     name: ClassVar[str]
@@ -201,6 +254,9 @@ class Method:
     paper: ClassVar[Paper | None]
     edits: ClassVar[Stage] = Stage.NONE
     observes: ClassVar[Stage] = Stage.NONE
+    family: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    calibration: ClassVar[str] = ""
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Resolve per-model values.
@@ -213,6 +269,11 @@ class Method:
     @property
     def contrasts(self) -> bool:
         """Whether the method runs a second branch; a composition can hold one such method."""
+        return False
+
+    @property
+    def contrasts_images(self) -> bool:
+        """Whether that branch sees images; then nothing of the method may edit vision or prefix."""
         return False
 
     def params(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`a+b`: several methods at once, each seeing only the rows that it asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
@@ -44,6 +44,21 @@ class Composed(Method):
                 f"{self.name}: {' and '.join(branching)} each contrast with a second branch, and only one can",
                 "Turn the contrast off in all but one, for example --set pai.gamma=1.",
             )
+        if self.edits & (Stage.VISION | Stage.PREFIX) and any(part.contrasts_images for part in self.parts):
+            raise UsageError(
+                f"{self.name}: {branching[0]}'s second branch sees images, and another part edits how they are read",
+                "Compose it with methods that act after the image only.",
+            )
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether a part does."""
+        return any(part.contrasts for part in self.parts)
+
+    @property
+    def contrasts_images(self) -> bool:
+        """Whether a part does."""
+        return any(part.contrasts_images for part in self.parts)
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Bind every part."""
@@ -71,7 +86,9 @@ class ComposedIntervention(Intervention):
     def __init__(self, parts: Sequence[Intervention]) -> None:
         self.parts = parts
         self.hidden_layers = sorted({layer for part in parts for layer in part.hidden_layers})
+        self.edited_parts = {part for intervention in parts for part in intervention.edited_parts}
         self.last_token_alone = any(part.last_token_alone for part in parts)
+        self.paired_branch = any(part.paired_branch for part in parts)
         self.capturable = all(part.capturable for part in parts)
 
     @property
@@ -114,6 +131,11 @@ class ComposedIntervention(Intervention):
         """Each part edits its own rows."""
         return self._each("edit_weights", layer, weights, ctx)
 
+    def observe_query(self, layer: int, query: Tensor, ctx: Context) -> None:
+        """Show the queries to every part."""
+        for part in self.parts:
+            part.observe_query(layer, query, ctx)
+
     def edit_heads(self, layer: int, heads: Tensor, ctx: Context) -> Tensor:
         """Each part in order."""
         for part in self.parts:
@@ -125,6 +147,13 @@ class ComposedIntervention(Intervention):
         for part in self.parts:
             if layer in part.hidden_layers:
                 part.observe_hidden(layer, hidden, ctx)
+
+    def edit_hidden(self, layer: int, part: Part, hidden: Tensor, ctx: Context) -> Tensor:
+        """Each part that asked for it, in order."""
+        for intervention in self.parts:
+            if part in intervention.edited_parts:
+                hidden = intervention.edit_hidden(layer, part, hidden, ctx)
+        return hidden
 
     def observe_attention(self, layer: int, view: "AttentionView", ctx: Context) -> None:
         """Show every part the attention as all of them left it."""
@@ -140,6 +169,11 @@ class ComposedIntervention(Intervention):
         """The branch of the one part that has one."""
         branches = (part.contrast(prompt) for part in self.parts)
         return next((branch for branch in branches if branch is not None), None)
+
+    def edit_image(self, tensors: Mapping[str, Tensor], edit: str, key: str) -> dict[str, Tensor]:
+        """By the one part that contrasts with edited images."""
+        makers = [part for part in self.parts if type(part).edit_image is not Intervention.edit_image]
+        return makers[0].edit_image(tensors, edit, key)
 
     def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
         """Each part in order."""

@@ -43,6 +43,8 @@ class Gift(Method):
     )
     edits: ClassVar[Stage] = Stage.SUFFIX | Stage.DECODE
     observes: ClassVar[Stage] = Stage.PREFIX | Stage.SUFFIX
+    family: ClassVar[str] = "attention"
+    cost: ClassVar[str] = "rows"
 
     alpha: float = 5.0
     beta: float = 1.0

@@ -19,6 +19,8 @@ class Greedy(Method):
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "the plain model, no intervention"
     paper: ClassVar[None] = None
+    family: ClassVar[str] = "decoding"
+    cost: ClassVar[str] = "free"
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Nothing to resolve."""

@@ -57,6 +57,8 @@ class Pai(Method):
         code="LALBJ/PAI@9bbd8bd",
     )
     edits: ClassVar[Stage] = Stage.SUFFIX | Stage.DECODE
+    family: ClassVar[str] = "attention"
+    cost: ClassVar[str] = "branch"
 
     alpha: float = 0.5
     gamma: float = 1.1

@@ -55,6 +55,9 @@ class Var(Method):
     )
     edits: ClassVar[Stage] = Stage.SUFFIX | Stage.DECODE
     observes: ClassVar[Stage] = Stage.PREFIX | Stage.SUFFIX
+    family: ClassVar[str] = "attention"
+    cost: ClassVar[str] = "rows"
+    calibration: ClassVar[str] = "sink dimensions"
 
     tau: float = 20.0
     rho: float = 0.5

@@ -12,10 +12,10 @@ from sinkbench.bench.workloads import pope
 def test_every_method_changes_the_logits_of_random_weights(tiny, images, name):
     made_up, requests = made_up_parameters(tiny, images[:4]), pope(images[:2], 2).requests
     plain, edited = (
-        logits(tiny, variant(each, tiny.info, made_up), requests, forced_tokens(len(requests), 2))
+        logits(tiny, variant(each, tiny.info, made_up), requests, forced_tokens(len(requests), 8))
         for each in ("greedy", name)
     )
-    assert (plain[:, -1] != edited[:, -1]).any(-1).all()
+    assert (plain != edited).any(-1).any(-1).all()
 
 
 def test_pai_can_be_measured_without_its_second_branch(tiny):

@@ -28,7 +28,7 @@ def fails(done, code, *words):
         (["eval", "-m", "llava"], ["no task is given", "sinkbench list tasks"]),
         (["eval", "-m", "llava", "-t", "scenes_poop"], ["unknown task 'scenes_poop'", "scenes_pope"]),
         (["eval", "-m", "lava", "-t", "scenes_pope"], ["unknown model 'lava'", "llava"]),
-        (["eval", "-m", "llava", "-t", "scenes_pope", "-M", "vra"], ["unknown method 'vra'", "Did you mean var"]),
+        (["eval", "-m", "llava", "-t", "scenes_pope", "-M", "gitf"], ["unknown method 'gitf'", "Did you mean gift"]),
         (["eval", "-m", "llava", "-t", "scenes_pope", "--set", "tau"], ["--set 'tau'", "METHOD.PARAM=VALUE"]),
         (["eval", "-m", "llava", "-t", "scenes_pope", "--set", "var.tau=5"], ["'var.tau'", "greedy"]),
         (["eval", "-m", "llava", "-t", "scenes_pope", "-b", "many"], ["batch_size", "many"]),

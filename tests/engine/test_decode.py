@@ -40,7 +40,7 @@ def test_replayed_passes_give_the_same_answers(family, name, monkeypatch):
     engine.static = engine.graphs = True
     got = {r.id: r for batch in engine.answer(asked()) for r in batch}
     assert {key: r.text for key, r in got.items()} == expected
-    assert Replayed.made >= 1
+    assert (Replayed.made > 0) == next(iter(engine.lanes.values())).method.capturable
     assert all(r.new_tokens <= LONG for r in got.values())
 
 

@@ -106,11 +106,11 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch):
     sizes = []
     run = Engine._run
 
-    def small_gpu(self, name, prompts, prefixes):
+    def small_gpu(self, name, prompts, *rest):
         sizes.append(len(prompts))
         if len(prompts) > 3 or max(map(len, prompts)) > 60:
             raise torch.OutOfMemoryError("too much")
-        return run(self, name, prompts, prefixes)
+        return run(self, name, prompts, *rest)
 
     monkeypatch.setattr(Engine, "_run", small_gpu)
     engine = Engine(a, {"one": method("greedy"), "two": method("pai")})

@@ -87,7 +87,7 @@ def test_the_kernel_path_equals_explicit_weights(family, name, monkeypatch):
     close(logits(a, m, asked, forced, static=True), expected)
     assert {"suffix", "decode", "combine"} <= set(CALLS)
     assert ("decode, gains" in CALLS) == (name in ("pai", "pai-attention"))
-    assert ({"suffix, factors", "combine, factors"} <= set(CALLS)) == (name == "var")
+    assert ({"suffix, factors", "combine, factors"} <= set(CALLS)) == (name in ("image_scale", "var"))
 
 
 class EditsEverything(Intervention):

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
-from harness import FAMILIES, adapter, answers, close, features, forced_tokens, logits, open_stream, requests
+from harness import (
+    FAMILIES,
+    adapter,
+    answers,
+    close,
+    count_hooks,
+    features,
+    forced_tokens,
+    logits,
+    open_stream,
+    requests,
+)
 from observers import Keeps, Shown, expected, kept
-from torch import nn
 
 from sinkbench.engine import columns
 from sinkbench.engine.columns import Sums
@@ -204,10 +214,6 @@ def test_methods_that_share_a_prefix_each_see_it():
     for name, values in alone.items():
         assert torch.equal(together["one"][name], values)
         assert torch.equal(together["two"][name], values)
-
-
-def count_hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.mark.parametrize("hook", ["observe_hidden", "observe_attention", "observe_mlp"])

@@ -17,10 +17,14 @@ def test_every_method_is_frozen_described_and_binds(name):
     assert cls.name == name
     assert cls.summary
     assert dataclasses.fields(cls) is not None
-    assert cls.paper is None or cls.paper.arxiv
+    assert cls.paper is None or cls.paper.arxiv or cls.paper.code
     method = get_method(name)
     assert hash(method) == hash(get_method(name))
-    method.bind(MODEL)
+    if cls.calibration:
+        with pytest.raises(UsageError, match=name):
+            method.bind(dataclasses.replace(MODEL, sink_dims=()))
+    else:
+        method.bind(MODEL)
     for field in dataclasses.fields(cls):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(method, field.name, 0)

@@ -10,22 +10,13 @@ import torch
 import vectors
 from harness import open_stream
 from torch import Tensor
-from vectors import BareLlama, Vector
+from vectors import BareLlama, Vector, load, same_as
 
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.gift import CONTENT, MAP, Gift, GiftIntervention, saliency_map
 from sinkbench.methods.pai import Pai, refine_logits
 from sinkbench.methods.var import Var, VarIntervention, sink_statistic
-
-
-def load(request: pytest.FixtureRequest, method: str, case: str) -> list[Vector]:
-    """Every file of this method and case in `--vectors`; the test is skipped where there is none."""
-    folder = request.config.getoption("--vectors")
-    found = vectors.find(folder, method, case)
-    if not found:
-        pytest.skip(f"{folder} has no {method} vectors of case {case!r}")
-    return [vectors.read(path) for path in found]
 
 
 @pytest.fixture
@@ -197,11 +188,6 @@ def test_pai_maps(pai_maps):
             vector["log_cond_gamma1"],
             vector.tolerance["refined_atol"],
         )
-
-
-def same_as(actual: Tensor, expected: Tensor, atol: float) -> None:
-    assert torch.equal(actual.isneginf(), expected.isneginf())
-    torch.testing.assert_close(actual.nan_to_num(neginf=0), expected.nan_to_num(neginf=0), atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("setting", ["plain", "attn", "cfg", "both"])

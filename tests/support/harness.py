@@ -16,9 +16,9 @@ from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter, ImageFeatures
 from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
-from sinkbench.engine.prefix import prefill_prefixes
+from sinkbench.engine.prefix import add_edited, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
-from sinkbench.engine.stream import Stream
+from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Generation, ImageRef, Message, Request
@@ -29,10 +29,25 @@ SINK_DIMS = (3, 11)
 
 ACTIVE: dict[str, dict[str, object]] = {
     "greedy": {},
+    "damo": {"damo.tau": 0.9},
+    "dola": {"dola.layers": "low"},
+    "iri+pai": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.5] * 6, "pai.gamma": 1.5},
+    "iri": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.2, 0.8, 0.1, 0.6, 0.5, 0.3]},
     "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
     "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
+    "m3id": {"m3id.decay": 0.5, "m3id.certain": 1.0},
+    "vcd": {"vcd.noise_step": 900},
+    "vhr": {"vhr.alpha": 3.0},
+    "var+vhr": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9, "vhr.n_layers": 4},
+    "var+vcd": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9, "vcd.beta": 0.2},
     "pai": {"pai.alpha": 0.8, "pai.gamma": 1.5, "pai.first_token": "always"},
     "pai-attention": {"pai.gamma": 1.0},
+    "image_scale": {"image_scale.factor": 3.0},
+    "image_scale-mul": {"image_scale.factor": 3.0, "image_scale.layers": [1, 4], "image_scale.mode": "logit_mul"},
+    "random_heads": {"random_heads.seed": 3},
+    "sparc": {"sparc.alpha": 3.0, "sparc.tau": 0.02, "sparc.selection_layer": 1, "sparc.layers": [0, 2, 3]},
+    "topk_heads": {"topk_heads.keep": 0.5},
+    "vaf": {"vaf.enh": 2.5, "vaf.sup": 0.4, "vaf.layers": [1, 3]},
     "var": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9},
     "var+pai": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9, "pai.gamma": 1.5},
 }
@@ -40,8 +55,17 @@ ACTIVE: dict[str, dict[str, object]] = {
 
 NEUTRAL: dict[str, dict[str, object]] = {
     "greedy": {},
+    "damo": {"damo.tau": -1.0},
+    "iri": {"iri.lambda_attn": 0.0, "iri.lambda_mlp": 0.0, "iri.rates_attn": [0.5] * 6, "iri.rates_mlp": [0.5] * 6},
     "gift": {"gift.alpha": 0.0},
     "pai": {"pai.alpha": 0.0, "pai.gamma": 1.0},
+    "image_scale": {"image_scale.factor": 1.0},
+    "random_heads": {"random_heads.alpha": 1.0},
+    "sparc": {"sparc.alpha": 1.0, "sparc.tau": 0.0},
+    "sparc-tau": {"sparc.tau": 1e9},
+    "topk_heads": {"topk_heads.keep": 1.0},
+    "vaf": {"vaf.enh": 1.0, "vaf.sup": 1.0},
+    "vhr": {"vhr.alpha": 1.0},
     "var-take": {"var.take": 0.0, "var.tau": 1.2, "var.s0": 0.0, "var.rho": 0.0},
     "var-tau": {"var.tau": 1e9},
     "var+pai": {"var.take": 0.0, "pai.alpha": 0.0, "pai.gamma": 1.0},
@@ -104,11 +128,12 @@ def answers(a: Adapter, m: Method, asked: list[Request], **options: object) -> d
     return {response.id: response.text for response in responses}
 
 
-def features(a: Adapter, asked: list[Request]) -> dict[str, ImageFeatures]:
-    images = {i.key: i for r in asked for i in a.encode(r).images}
-    if not images:
-        return {}
-    return dict(zip(images, a.encode_images([a.preprocess(i) for i in images.values()]), strict=True))
+def features(a: Adapter, asked: list[Request], bound: Intervention | None = None) -> dict[str, ImageFeatures]:
+    """Of the requests' images, and of those that the method's second branch sees."""
+    prompts, bound = [a.encode(r) for r in asked], bound or Intervention()
+    inputs = {image.key: a.preprocess(image) for prompt in prompts for image in prompt.images}
+    inputs = add_edited(bound, contrast_prompts(bound, prompts), inputs)
+    return dict(zip(inputs, a.encode_images(list(inputs.values())), strict=True)) if inputs else {}
 
 
 @torch.inference_mode()
@@ -122,14 +147,17 @@ def open_stream(
     **options: Any,
 ) -> Stream:
     """A batch that is ready for its prefill; `options` go to `prefill_prefixes`."""
-    prefixes = prefill_prefixes(a, {"m": bound}, prompts, encoded, **options)
-    return Stream(a, bound, "m", prompts, prefixes, room, static)
+    branches = contrast_prompts(bound, prompts)
+    seen = [other for other in branches if other.images]
+    prefixes = prefill_prefixes(a, {"m": bound}, [*prompts, *seen], encoded, **options)
+    return Stream(a, bound, "m", prompts, prefixes, room, static, branches)
 
 
 def stream(a: Adapter, m: Method, asked: list[Request], room: int, **options: Any) -> Stream:
     """The same from requests."""
     prompts, edits = [a.encode(r) for r in asked], bool(m.edits & Stage.PREFIX)
-    return open_stream(a, m.bind(a.info), prompts, features(a, asked), room, edits=edits, **options)
+    bound = m.bind(a.info)
+    return open_stream(a, bound, prompts, features(a, asked, bound), room, edits=edits, **options)
 
 
 @torch.inference_mode()
@@ -137,6 +165,10 @@ def logits(a: Adapter, m: Method, asked: list[Request], forced: torch.Tensor, **
     """(B, 1 + T, V) edited logits after the prompt and after each of T forced tokens (B, T)."""
     main = stream(a, m, asked, forced.shape[1], **options)
     return torch.stack([main.prefill(), *(main.step(tokens) for tokens in forced.T)], dim=1)
+
+
+def count_hooks(model: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def forced_tokens(n: int, steps: int = 4) -> torch.Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -46,6 +47,20 @@ def find(folder: Path, method: str, case: str) -> list[Path]:
         if json.loads(meta["method"]) == method and json.loads(meta["case"]) == case:
             found.append(path)
     return found
+
+
+def load(request: pytest.FixtureRequest, method: str, case: str) -> list[Vector]:
+    """Every file of this method and case in `--vectors`; the test is skipped where there is none."""
+    folder = request.config.getoption("--vectors")
+    found = find(folder, method, case)
+    if not found:
+        pytest.skip(f"{folder} has no {method} vectors of case {case!r}")
+    return [read(path) for path in found]
+
+
+def same_as(actual: Tensor, expected: Tensor, atol: float) -> None:
+    assert torch.equal(actual.isneginf(), expected.isneginf())
+    torch.testing.assert_close(actual.nan_to_num(neginf=0), expected.nan_to_num(neginf=0), atol=atol, rtol=0)
 
 
 def info(n_layers: int, config: dict[str, Any] | None = None, sink_dims: tuple[int, ...] = ()) -> ModelInfo:
