@@ -174,7 +174,7 @@ class Engine:
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer the prompts of each method in one batch; they share what the methods leave alone."""
         start = time.perf_counter()
-        branches = {name: contrast_prompts(self.lanes[name].method, mine) for name, mine in asked.items()}
+        branches = {name: contrast_prompts(self.adapter, self.lanes[name].method, mine) for name, mine in asked.items()}
         for name, others in branches.items():
             inputs = add_edited(self.lanes[name].method, others, inputs)
         with_images = {name: [other for other in others if other.images] for name, others in branches.items()}

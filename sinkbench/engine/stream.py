@@ -51,7 +51,7 @@ class Stream:
         self.method = method
         self.static = static
         device = adapter.device
-        branches = contrast_prompts(method, prompts) if branches is None else branches
+        branches = contrast_prompts(adapter, method, prompts) if branches is None else branches
         self.paired = method.paired_branch and len(branches) > 0
         if self.paired:
             prompts, branches = [*prompts, *branches], []
@@ -260,16 +260,24 @@ class Stream:
             return adapter.forward(embeds, positions, self.cache)
 
 
-def contrast_prompts(method: Intervention, prompts: Sequence[Prompt]) -> list[Prompt]:
+def contrast_prompts(adapter: Adapter, method: Intervention, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts of the method's second branch, one for each prompt; none where it has no branch.
 
     Raises:
         RuntimeError: The method gives a branch to some prompts only.
+        SampleError: What it asks in the second branch cannot be encoded.
     """
-    branches = [other for prompt in prompts if (other := method.contrast(prompt)) is not None]
+    branches = [other for prompt in prompts if (other := _contrast(adapter, method, prompt)) is not None]
     if 0 < len(branches) < len(prompts):
         raise RuntimeError(f"{type(method).__name__}.contrast must give every prompt a branch, or none")
     return branches
+
+
+def _contrast(adapter: Adapter, method: Intervention, prompt: Prompt) -> Prompt | None:
+    if (other := method.contrast(prompt)) is not None:
+        return other
+    asked = method.contrast_request(prompt.request)
+    return None if asked is None else adapter.encode(asked)
 
 
 def _distinct(branches: Sequence[Prompt], device: torch.device) -> tuple[list[Prompt], Tensor | None]:

@@ -21,6 +21,7 @@ _CLASSES = {
     "dola": "sinkbench.methods.dola:Dola",
     "gift": "sinkbench.methods.gift:Gift",
     "greedy": "sinkbench.methods.greedy:Greedy",
+    "icd": "sinkbench.methods.icd:Icd",
     "image_scale": "sinkbench.methods.image_scale:ImageScale",
     "iri": "sinkbench.methods.iri:Iri",
     "m3id": "sinkbench.methods.m3id:M3id",

@@ -17,6 +17,7 @@ from sinkbench.errors import UsageError
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
+    from sinkbench.request import Request
 
 
 Part = Literal["attn", "mlp", "block"]
@@ -223,6 +224,10 @@ class Intervention:
 
         It may be about images that `Prompt.with_edited_images` named: `edit_image` then makes them.
         """
+        return None
+
+    def contrast_request(self, request: "Request") -> "Request | None":
+        """The second branch as a request of its own, where it differs in words; asked if `contrast` gives none."""
         return None
 
     def edit_image(self, tensors: "Mapping[str, Tensor]", edit: str, key: str) -> "dict[str, Tensor]":

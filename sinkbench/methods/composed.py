@@ -13,6 +13,7 @@ from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
+    from sinkbench.request import Request
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ class ComposedIntervention(Intervention):
     def contrast(self, prompt: "Prompt") -> "Prompt | None":
         """The branch of the one part that has one."""
         branches = (part.contrast(prompt) for part in self.parts)
+        return next((branch for branch in branches if branch is not None), None)
+
+    def contrast_request(self, request: "Request") -> "Request | None":
+        """The branch of the one part that has one."""
+        branches = (part.contrast_request(request) for part in self.parts)
         return next((branch for branch in branches if branch is not None), None)
 
     def edit_image(self, tensors: Mapping[str, Tensor], edit: str, key: str) -> dict[str, Tensor]:

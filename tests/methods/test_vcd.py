@@ -56,7 +56,7 @@ def test_noise_depends_on_the_image_and_the_seed_alone():
 def test_the_branch_sees_noisy_images_and_unchanged_words():
     a, bound = adapter("llava"), Vcd(noise_step=999).bind(adapter("llava").info)
     prompts = [a.encode(r) for r in requests()]
-    branches = contrast_prompts(bound, prompts)
+    branches = contrast_prompts(a, bound, prompts)
     inputs = {ref.key: a.preprocess(ref) for prompt in prompts for ref in prompt.images}
     known = add_edited(bound, branches, inputs)
     for prompt, branch in zip(prompts, branches, strict=True):
@@ -83,7 +83,7 @@ def test_the_branch_is_the_model_on_noisy_pixels():
 
     bound = Spy(Vcd(noise_step=800))
     clear = {prompt.images[0].key: a.preprocess(prompt.images[0])}
-    (branch,) = contrast_prompts(bound, [prompt])
+    (branch,) = contrast_prompts(a, bound, [prompt])
     noisy = {prompt.images[0].key: add_edited(bound, [branch], clear)[branch.images[0].key]}
     for intervention, inputs in ((bound, clear), (Look(), noisy)):
         engine = Engine(a, get_method("greedy"))

@@ -36,6 +36,7 @@ ACTIVE: dict[str, dict[str, object]] = {
     "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
     "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
     "m3id": {"m3id.decay": 0.5, "m3id.certain": 1.0},
+    "icd": {"icd.instruction": "how many red cat do you see ?"},
     "vcd": {"vcd.noise_step": 900},
     "vhr": {"vhr.alpha": 3.0},
     "var+vhr": {"var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9, "vhr.n_layers": 4},
@@ -132,7 +133,7 @@ def features(a: Adapter, asked: list[Request], bound: Intervention | None = None
     """Of the requests' images, and of those that the method's second branch sees."""
     prompts, bound = [a.encode(r) for r in asked], bound or Intervention()
     inputs = {image.key: a.preprocess(image) for prompt in prompts for image in prompt.images}
-    inputs = add_edited(bound, contrast_prompts(bound, prompts), inputs)
+    inputs = add_edited(bound, contrast_prompts(a, bound, prompts), inputs)
     return dict(zip(inputs, a.encode_images(list(inputs.values())), strict=True)) if inputs else {}
 
 
@@ -147,7 +148,7 @@ def open_stream(
     **options: Any,
 ) -> Stream:
     """A batch that is ready for its prefill; `options` go to `prefill_prefixes`."""
-    branches = contrast_prompts(bound, prompts)
+    branches = contrast_prompts(a, bound, prompts)
     seen = [other for other in branches if other.images]
     prefixes = prefill_prefixes(a, {"m": bound}, [*prompts, *seen], encoded, **options)
     return Stream(a, bound, "m", prompts, prefixes, room, static, branches)
