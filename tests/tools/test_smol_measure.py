@@ -2,11 +2,12 @@
 
 import gzip
 import json
+import math
 
 import pytest
 import random_smol
 import torch
-from smol import measure, perplexity, prior
+from smol import measure, pairs, perplexity, prior
 from smol.prior import correlation, ranks, scenes_statistics, spearman
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -98,6 +99,37 @@ def test_prior_is_set_against_both_worlds(run, tmp_path, monkeypatch):
     assert same["most_yes"] == found["models"]["base/none"]["most_yes"]
     assert "coco_frequency given scenes_frequency" in same["spearman"]
     assert found["made_by"]["command"].endswith("--model bare=model --scenes 200 --coco coco.jsonl.gz --out out.json")
+
+
+def test_lift_is_how_much_more_often_two_are_together():
+    images = [["fork", "person"], ["fork", "person"], ["fork"], *[["dog"]] * 7, ["no category"]]
+    seen = pairs.Together(images)
+    assert seen.lift(("person", "fork")) == pytest.approx(math.log((2.5 / 3) / (3.5 / 12)))
+    assert seen.lift(("fork", "person")) == pytest.approx(math.log((2.5 / 4) / (2.5 / 12)))
+    assert seen.lift(("fork", "dog")) < 0 < seen.lift(("fork", "person"))
+
+
+def test_pairs_that_go_together_are_among_the_chosen(monkeypatch):
+    monkeypatch.setattr(pairs, "_OF_EACH", 3)
+    scenes = pairs.Together([["fork", "knife"], ["dog"]])
+    coco = pairs.Together([["zebra", "giraffe"], ["dog"]])
+    chosen = pairs.choose(scenes, coco)
+    assert {("fork", "knife"), ("knife", "fork"), ("zebra", "giraffe"), ("giraffe", "zebra")} <= set(chosen)
+    assert len(set(chosen)) == len(chosen) <= 9
+    assert all(named != asked for named, asked in chosen)
+
+
+def test_pairs_are_asked_of_every_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(prior, "_RESAMPLES", 20)
+    monkeypatch.setattr(pairs, "_OF_EACH", 4)
+    table = tmp_path / "coco.jsonl.gz"
+    with gzip.open(table, "wt") as lines:
+        for number in range(40):
+            lines.write(json.dumps([number, ["fork", "knife"] if number % 2 else ["dog", "person"]]) + "\n")
+    found = run("pairs", "--scenes", "60", "--coco", str(table))
+    assert list(found["models"]) == ["base/none", "bare/none", "bare/blank"]
+    assert found["models"]["bare/none"]["scenes"] == found["models"]["base/none"]["scenes"]
+    assert found["pairs"] == len(pairs.choose(pairs.together_in_scenes(60), pairs.together_in_coco(table)))
 
 
 def test_perplexity_is_that_of_transformers_own_loss(folders):

@@ -1,7 +1,7 @@
 """Measure smol-llava on a CPU: `python tools/smol/measure.py scores --model main=FOLDER --out eval.json`.
 
-`scores` asks about held-out scenes, `prior` asks yes/no questions with nothing to see, `perplexity` reads plain
-sentences. FOLDER is one for `from_pretrained`; "base" is the text-only SmolLM2-135M-Instruct, which
+`scores` asks about held-out scenes, `prior` and `pairs` ask yes/no questions with nothing to see, `perplexity` reads
+plain sentences. FOLDER is one for `from_pretrained`; "base" is the text-only SmolLM2-135M-Instruct, which
 `sinkbench assets path smollm2` finds, and needs no --model.
 """
 
@@ -25,11 +25,11 @@ SENTENCES = asset("text") / "sentences.txt"
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("scores", "prior", "perplexity"))
+    parser.add_argument("what", choices=("scores", "prior", "pairs", "perplexity"))
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="may be given again")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--scenes", type=int, default=40, help="of scores: held-out ones; of prior: training ones")
-    parser.add_argument("--coco", type=Path, help="of prior: coco_gt_objects.jsonl.gz, CHAIR's ground truth of COCO")
+    parser.add_argument("--coco", type=Path, help="of prior and pairs: CHAIR's ground truth of COCO")
     return parser.parse_args(arguments)
 
 
@@ -62,6 +62,12 @@ def measured(options: argparse.Namespace, folders: dict[str, Path]) -> dict[str,
         from smol import prior
 
         return prior.measure(folders, options.scenes, options.coco)
+    if options.what == "pairs":
+        from smol import pairs
+
+        if options.coco is None:
+            raise UsageError("pairs are compared with COCO's", "Give its table: --coco FILE.")
+        return pairs.measure(folders, options.scenes, options.coco)
     from smol import perplexity
 
     return perplexity.measure(folders, SENTENCES.read_text("utf-8").splitlines())

@@ -53,19 +53,20 @@ def load(folder: Path) -> Subject:
 
 
 @torch.inference_mode()
-def log_probabilities(subject: Subject, blank: bool) -> Tensor:
-    """(C, 2) log-probabilities of "Yes" and "No" as the answer's first token, by category.
+def log_probabilities(subject: Subject, blank: bool, questions: Sequence[str] = ()) -> Tensor:
+    """(C, 2) log-probabilities of "Yes" and "No" as the answer's first token, by question.
 
     Args:
         subject: The model.
         blank: Show an image of the processor's mean colour instead of none.
+        questions: What is asked; nothing means whether there is one of each category.
     """
     tokenizer = subject.processor.tokenizer
     words = [tokenizer(word)["input_ids"][0] for word in ("Yes", "No")]
     found = []
-    names = list(CATEGORIES)
-    for start in range(0, len(names), _BATCH):
-        prompts = [_prompt(subject.processor, name, blank) for name in names[start : start + _BATCH]]
+    questions = questions or [is_there(name) + SHORT_SUFFIX for name in CATEGORIES]
+    for start in range(0, len(questions), _BATCH):
+        prompts = [_prompt(subject.processor, question, blank) for question in questions[start : start + _BATCH]]
         pictures = {"images": [_blank_image(subject.processor)] * len(prompts)} if blank else {}
         inputs = subject.processor(text=prompts, padding=True, return_tensors="pt", **pictures)
         logits = subject.model(**inputs, logits_to_keep=1).logits[:, -1]
@@ -73,8 +74,8 @@ def log_probabilities(subject: Subject, blank: bool) -> Tensor:
     return torch.cat(found)
 
 
-def _prompt(processor: Any, category: str, blank: bool) -> str:
-    content = [{"type": "image"}] * blank + [{"type": "text", "text": is_there(category) + SHORT_SUFFIX}]
+def _prompt(processor: Any, question: str, blank: bool) -> str:
+    content = [{"type": "image"}] * blank + [{"type": "text", "text": question}]
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 
