@@ -104,9 +104,10 @@ def test_prior_is_set_against_both_worlds(run, tmp_path, monkeypatch):
 def test_lift_is_how_much_more_often_two_are_together():
     images = [["fork", "person"], ["fork", "person"], ["fork"], *[["dog"]] * 7, ["no category"]]
     seen = pairs.Together(images)
-    assert seen.lift(("person", "fork")) == pytest.approx(math.log((2.5 / 3) / (3.5 / 12)))
-    assert seen.lift(("fork", "person")) == pytest.approx(math.log((2.5 / 4) / (2.5 / 12)))
+    forks = 3.5 / 12
+    assert seen.lift(("person", "fork")) == pytest.approx(math.log((2 + forks) / 3 / forks))
     assert seen.lift(("fork", "dog")) < 0 < seen.lift(("fork", "person"))
+    assert seen.lift(("zebra", "fork")) == pytest.approx(0), "nothing is known of zebras"
 
 
 def test_pairs_that_go_together_are_among_the_chosen(monkeypatch):

@@ -48,10 +48,10 @@ class Together:
             self.both.update(permutations(held, 2))
 
     def lift(self, pair: Pair) -> float:
-        """Log of P(asked | named) / P(asked), each count raised by a half."""
+        """Log of P(asked | named) / P(asked), as if one more image with the named object were of the average kind."""
         named, asked = pair
-        given = (self.both[pair] + 0.5) / (self.alone[named] + 1)
-        return log(given / ((self.alone[asked] + 0.5) / (self.images + 1)))
+        chance = (self.alone[asked] + 0.5) / (self.images + 1)
+        return log((self.both[pair] + chance) / (self.alone[named] + 1) / chance)
 
 
 def together_in_scenes(scenes: int) -> Together:
