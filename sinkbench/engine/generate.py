@@ -173,22 +173,25 @@ class Engine:
         self, asked: Mapping[str, Sequence[Prompt]], inputs: Mapping[str, ImageInputs]
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer the prompts of each method in one batch; they share what the methods leave alone."""
-        start = time.perf_counter()
+        prompts = list({id(prompt): prompt for mine in asked.values() for prompt in mine}.values())
         branches = {name: contrast_prompts(self.adapter, self.lanes[name].method, mine) for name, mine in asked.items()}
-        for name, others in branches.items():
-            inputs = add_edited(self.lanes[name].method, others, inputs)
-        with_images = {name: [other for other in others if other.images] for name, others in branches.items()}
-        needed = {name: [*mine, *with_images[name]] for name, mine in asked.items()}
-        prompts = list({id(prompt): prompt for mine in needed.values() for prompt in mine}.values())
+        seeing = {name: [other for other in others if other.images] for name, others in branches.items()}
+        start = time.perf_counter()
         features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
-        lookers = [name for name in asked if not self.lanes[name].edits_prefix]
+        # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
+        lookers = [name for name in asked if not self.lanes[name].edits_prefix and not seeing[name]]
         shared = self._prefill(lookers, prompts, features) if lookers else None
         for name, mine in list(asked.items()):
-            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], needed[name], features)
+            start = time.perf_counter()
+            edited = add_edited(self.lanes[name].method, seeing[name], inputs)
+            own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
+            own_s = self._since(start)
+            alone = [*mine, *seeing[name]]
+            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], alone, own)
             responses = self._run(name, mine, branches[name], prefixes)
             timings = self.lanes[name].timings
-            timings.vision_s += vision_s
+            timings.vision_s += vision_s + own_s
             timings.prefix_s += prefix_s
             yield name, responses
 

@@ -49,7 +49,11 @@ class Prefixes:
 
 
 def encode_images(
-    adapter: Adapter, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs], pass_tokens: int
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    inputs: Mapping[str, ImageInputs],
+    pass_tokens: int,
+    known: Mapping[str, ImageFeatures] | None = None,
 ) -> dict[str, ImageFeatures]:
     """Encode each distinct image of the prompts once.
 
@@ -58,12 +62,13 @@ def encode_images(
         prompts: Prompts of a batch.
         inputs: Preprocessed images by `ImageRef.key`.
         pass_tokens: Most image tokens in one pass.
+        known: Images that are encoded already.
 
     Returns:
-        Features by `ImageRef.key`.
+        Features by `ImageRef.key`, the known ones included.
     """
-    keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
-    features: dict[str, ImageFeatures] = {}
+    features = dict(known or {})
+    keys = [key for key in dict.fromkeys(i.key for prompt in prompts for i in prompt.images) if key not in features]
     longest = max((len(inputs[key].roles) for key in keys), default=1)
     step = max(1, pass_tokens // longest)
     for at in range(0, len(keys), step):

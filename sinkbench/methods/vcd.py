@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import log
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from sinkbench.engine.context import Context, Stage
+from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import ModelInfo, Paper
+from sinkbench.methods.contrastive import Contrastive, ContrastiveIntervention
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
@@ -35,21 +35,13 @@ def diffuse(pixels: Tensor, noise: Tensor, step: int) -> Tensor:
     return signal * pixels + noisy * noise
 
 
-def contrast(clear: Tensor, noisy: Tensor, alpha: float, beta: float) -> Tensor:
-    """(1 + α)·c − α·u on logits (B, V), −inf where c < max c + log β."""
-    scores = (1 + alpha) * clear - alpha * noisy
-    return scores.masked_fill(clear < clear.amax(-1, keepdim=True) + log(beta), -torch.inf)
-
-
 @dataclass(frozen=True)
-class Vcd(Method):
+class Vcd(Contrastive):
     """Visual Contrastive Decoding.
 
     The published numbers are of direct sampling (temperature 1, top-p 1): compare with a run that samples.
 
     Attributes:
-        alpha: Strength of the contrast.
-        beta: Plausibility cut: a token needs at least this fraction of the most probable token's probability.
         noise_step: Steps of diffusion that the image goes through, 0 to 999.
         seed: Of the noise, which is drawn once an image [ours: the released code draws it without a seed].
     """
@@ -67,39 +59,23 @@ class Vcd(Method):
     family: ClassVar[str] = "contrastive decoding"
     cost: ClassVar[str] = "branch"
 
-    alpha: float = 1.0
-    beta: float = 0.1
     noise_step: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta <= 1:
-            raise UsageError(f"vcd.beta={self.beta} is no share of a probability", "Give a number in (0, 1].")
+        super().__post_init__()
         if not 0 <= self.noise_step < STEPS:
             raise UsageError(f"vcd.noise_step={self.noise_step}", f"Give a step from 0 to {STEPS - 1}.")
-
-    @property
-    def contrasts(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def contrasts_images(self) -> bool:
-        """The branch sees the noisy image."""
-        return True
 
     def bind(self, model: ModelInfo) -> "VcdIntervention":
         """Nothing depends on the model."""
         return VcdIntervention(self)
 
 
-class VcdIntervention(Intervention):
+class VcdIntervention(ContrastiveIntervention):
     """VCD on a model."""
 
-    capturable = True
-
-    def __init__(self, method: Vcd) -> None:
-        self.method = method
+    method: Vcd
 
     def contrast(self, prompt: "Prompt") -> "Prompt":
         """The same prompt about noisy images."""
@@ -112,8 +88,3 @@ class VcdIntervention(Intervention):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         noise = torch.randn(pixels.shape, generator=generator).to(pixels)
         return {**tensors, "pixel_values": diffuse(pixels, noise, self.method.noise_step)}
-
-    def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
-        """Contrast the two branches."""
-        assert ctx.contrast_logits is not None
-        return contrast(logits, ctx.contrast_logits, self.method.alpha, self.method.beta)

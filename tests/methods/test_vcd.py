@@ -5,13 +5,16 @@ import torch
 from harness import adapter, answers, image, method, request, requests, stream
 from vectors import load, same_as
 
+from sinkbench.engine import generate
 from sinkbench.engine.generate import Engine
-from sinkbench.engine.prefix import add_edited
+from sinkbench.engine.prefix import add_edited, prefill_prefixes
+from sinkbench.engine.prompt import EditedImage
 from sinkbench.engine.stream import contrast_prompts
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention, ModelInfo
-from sinkbench.methods.vcd import Vcd, VcdIntervention, coefficients, contrast
+from sinkbench.methods.contrastive import contrast
+from sinkbench.methods.vcd import Vcd, VcdIntervention, coefficients
 
 INFO = ModelInfo("m", n_layers=4, n_heads=4, n_kv_heads=4, hidden_size=16)
 
@@ -90,6 +93,24 @@ def test_the_branch_is_the_model_on_noisy_pixels():
         engine.lanes["greedy"].method = intervention
         engine.generate([prompt], inputs)
     torch.testing.assert_close(seen[0], seen[len(seen) // 2], atol=1e-4, rtol=1e-4)
+
+
+def test_other_methods_of_a_sweep_do_not_pay_for_the_branch(monkeypatch):
+    """Noisy images and their prefixes are made for VCD alone."""
+    a, asked, ran = adapter("llava"), requests(), {}
+
+    def spy(adapter, methods, prompts, *args, **options):
+        edited = any(isinstance(ref, EditedImage) for prompt in prompts for ref in prompt.images)
+        ran[tuple(methods)] = edited
+        return prefill_prefixes(adapter, methods, prompts, *args, **options)
+
+    monkeypatch.setattr(generate, "prefill_prefixes", spy)
+    engine = Engine(a, {name: method(name) for name in ("greedy", "vcd", "var")})
+    found = {name: {} for name in engine.lanes}
+    for name, responses in engine.sweep(asked, lambda *_: True):
+        found[name] |= {response.id: response.text for response in responses}
+    assert ran == {("greedy", "var"): False, ("vcd",): True}
+    assert found == {name: answers(a, method(name), asked) for name in found}
 
 
 def test_neutral_parameters_answer_greedily():
