@@ -1,18 +1,34 @@
-"""The correctness matrix: every family × every method, float32, on tiny random models."""
+"""The correctness matrix: every family × every method, float32, on tiny random models.
+
+SINKBENCH_ALL_FAMILIES=1 runs every method on every model of each family, which takes three times as long.
+"""
 
 from itertools import product
 
 import pytest
 import torch
-from harness import ACTIVE, FAMILIES, NEUTRAL, adapter, answers, close, forced_tokens, logits, method, requests, stream
+from harness import (
+    ACTIVE,
+    FAMILIES,
+    NEUTRAL,
+    adapter,
+    answers,
+    close,
+    forced_tokens,
+    logits,
+    method,
+    pairs,
+    requests,
+    stream,
+)
 
 from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
 from sinkbench.methods.base import Intervention, Method
 
 families = pytest.mark.parametrize("family", FAMILIES)
-active = pytest.mark.parametrize("name", ACTIVE)
-edits = pytest.mark.parametrize("name", [name for name in ACTIVE if name != "greedy"])
+active = pytest.mark.parametrize(("family", "name"), pairs(ACTIVE))
+edits = pytest.mark.parametrize(("family", "name"), pairs(name for name in ACTIVE if name != "greedy"))
 
 
 @torch.inference_mode()
@@ -32,8 +48,7 @@ def plain_generate(a, request) -> tuple[str, torch.Tensor]:
     return a.decode(out.sequences[0, inputs["input_ids"].shape[1] :].tolist()), out.logits[0][0]
 
 
-@families
-@pytest.mark.parametrize("name", NEUTRAL)
+@pytest.mark.parametrize(("family", "name"), pairs(NEUTRAL))
 def test_neutral_parameters_equal_plain_generate(family, name):
     a, asked = adapter(family), requests()
     neutral = method(name, NEUTRAL)
@@ -45,7 +60,6 @@ def test_neutral_parameters_equal_plain_generate(family, name):
         torch.testing.assert_close(row, reference, atol=2e-4, rtol=1e-4)
 
 
-@families
 @edits
 def test_active_parameters_change_the_logits(family, name):
     """Without this, every other test of the matrix could pass on a method that never acts."""
@@ -60,7 +74,6 @@ def test_active_parameters_change_the_logits(family, name):
             assert difference < 1e-4, "without an image there is nothing to edit"
 
 
-@families
 @active
 def test_batch_equals_singles(family, name):
     a, asked, m = adapter(family), requests(), method(name)
@@ -71,7 +84,6 @@ def test_batch_equals_singles(family, name):
     assert answers(a, m, asked) == answers(a, m, asked, batch_size=1)
 
 
-@families
 @active
 def test_shared_prefix_equals_unshared(family, name):
     a, asked, m = adapter(family), requests(), method(name)
@@ -80,14 +92,12 @@ def test_shared_prefix_equals_unshared(family, name):
     assert answers(a, m, asked) == answers(a, m, asked, share_prefix=False)
 
 
-@families
 @active
 def test_order_of_samples_is_irrelevant(family, name):
     a, asked, m = adapter(family), requests(), method(name)
     assert answers(a, m, asked) == answers(a, m, asked[::-1], batch_size=3)
 
 
-@families
 @active
 def test_nothing_leaks_between_batches(family, name):
     a, asked, m = adapter(family), requests(), method(name)
@@ -98,7 +108,6 @@ def test_nothing_leaks_between_batches(family, name):
     assert again == fresh
 
 
-@families
 @active
 def test_dropping_finished_rows_changes_nothing(family, name):
     a, asked, m = adapter(family), requests(), method(name)
@@ -114,7 +123,6 @@ def test_dropping_finished_rows_changes_nothing(family, name):
             close(main.step(forced[kept, 1]), full[kept, 2])
 
 
-@families
 @active
 def test_counting_on_the_device_changes_nothing(family, name):
     """Decode passes of fixed shapes, as captured on a GPU, see empty slots; none may count."""
@@ -123,7 +131,6 @@ def test_counting_on_the_device_changes_nothing(family, name):
     close(logits(a, m, asked, forced, static=True), logits(a, m, asked, forced))
 
 
-@families
 @active
 def test_prefixes_in_several_passes_equal_one(family, name):
     a, asked, m = adapter(family), requests(), method(name)
@@ -142,7 +149,6 @@ def test_methods_that_share_a_prefix_answer_as_each_alone(family):
     assert together == {name: answers(a, m, asked) for name, m in methods.items()}
 
 
-@families
 @edits
 def test_the_model_is_left_as_it_was_found(family, name):
     a, asked = adapter(family), requests()

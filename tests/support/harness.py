@@ -1,6 +1,7 @@
 """Runs an engine on tiny models and looks at what a user cannot see: logits at every step."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Generation, ImageRef, Message, Request
 
 FAMILIES = tuple(random_models.BUILDERS)
+CORE_FAMILIES = ("internvl", "llava", "qwen2_5_vl")
+"""One model of each family; every method runs on these."""
 NEW_TOKENS = 6
 SINK_DIMS = (3, 11)
 
@@ -72,6 +75,18 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "var+pai": {"var.take": 0.0, "pai.alpha": 0.0, "pai.gamma": 1.0},
 }
 """Parameters under which each method changes nothing."""
+
+
+EVERYWHERE = ("greedy", "gift", "pai", "var+vhr", "var+vcd", "iri+pai")
+"""Methods that together use all that the engine offers; these run on every model."""
+
+
+def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a model and a method for the matrix; with SINKBENCH_ALL_FAMILIES=1 every pair there is."""
+    full = bool(os.environ.get("SINKBENCH_ALL_FAMILIES"))
+    return [
+        (family, name) for family in FAMILIES for name in names if full or family in CORE_FAMILIES or name in EVERYWHERE
+    ]
 
 
 def method(name: str, table: dict[str, dict[str, object]] = ACTIVE) -> Method:
