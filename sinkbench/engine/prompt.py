@@ -105,12 +105,13 @@ class Prompt:
         Returns:
             (L,) bool.
         """
-        marks = torch.zeros(len(self), dtype=torch.bool)
+        # A list until the end: an operation of torch for every token took longer than the model's layers did.
+        marks = [False] * len(self)
         for user_text in self.user_texts:
             spans = list(find(user_text.text))
             for token, begin, end in user_text.tokens:
                 marks[token] |= any(begin < stop and end > start for start, stop in spans)
-        return marks
+        return torch.tensor(marks, dtype=torch.bool)
 
     def with_edited_images(self, edit: str) -> "Prompt":
         """The same prompt about its images after a change that `Intervention.edit_image` makes."""
