@@ -73,6 +73,7 @@ class Pass:
         for method, ctx in self.acting:
             method.observe_query(layer, query, ctx)
         if self.edits:
+            self._edit_mask(layer)
             method, ctx = self.acting[0]
             heads = self._edited(layer, query, keys, scaling).transpose(1, 2)
             return _spare_untouched(method.edit_heads(layer, heads, ctx), heads, ctx)
@@ -93,6 +94,12 @@ class Pass:
                 view = AttentionView(query, keys, scaling, ctx, heads, new_keys, new_values, weight)
                 method.observe_attention(layer, view, ctx)
 
+    def _edit_mask(self, layer: int) -> None:
+        method, ctx = self.acting[0]
+        if method.edits_mask and ctx.n_queries > 1:
+            edited = method.edit_mask(layer, ctx.additive_mask, ctx)
+            ctx.bias = None if edited is ctx.additive_mask else edited
+
     def _edited(self, layer: int, query: Tensor, keys: LayerKeys, scaling: float) -> Tensor:
         method, ctx = self.acting[0]
         rows = method.rows(layer, ctx)
@@ -101,7 +108,8 @@ class Pass:
         if rows is None:
             return fused_attention(query, keys, ctx, scaling)
         whole = rows == ctx.all_rows
-        if has_kernels(query) and whole and query.shape[2] > 1 and method.is_grouped and not method.score_gains(layer):
+        fusable = whole and query.shape[2] > 1 and ctx.bias is None
+        if has_kernels(query) and fusable and method.is_grouped and not method.score_gains(layer):
             return grouped_suffix(query, keys, method, layer, ctx, scaling)
         explicit = ExplicitRows.of(query[:, :, rows], keys, rows, layer, ctx, method, scaling)
         if has_kernels(query) and whole:
@@ -176,7 +184,7 @@ def fused_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float
         return F.scaled_dot_product_attention(
             query, keys.own_k, keys.own_v, is_causal=True, scale=scaling, enable_gqa=grouped
         )
-    if has_kernels(query):
+    if has_kernels(query) and ctx.bias is None:
         return plain_suffix(query, keys, ctx, scaling)
     return _masked_attention(query, keys, ctx, scaling) if keys.n_prefix == 0 else _chunked(query, keys, ctx, scaling)
 
@@ -186,15 +194,16 @@ def _masked_attention(query: Tensor, keys: LayerKeys, ctx: Context, scaling: flo
     b, h, q, d = query.shape
     key, value = keys.own_k, keys.own_v
     groups = h // key.shape[1]
+    mask = ctx.mask if ctx.bias is None else ctx.bias.clamp_min(torch.finfo(query.dtype).min).to(query.dtype)
     if groups > 1 and q == 1:
         # One query row sees the same keys in every head of a group: the group becomes the row dimension.
         folded = query.reshape(b, key.shape[1], groups, d)
-        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=ctx.mask, scale=scaling)
+        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
         return out.reshape(b, h, 1, d)
     if groups > 1:
         # With a mask, CUDA's fused kernels know no grouped heads.
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=ctx.mask, scale=scaling)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 def _chunked(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float) -> Tensor:

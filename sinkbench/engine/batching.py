@@ -17,6 +17,12 @@ _SAMPLES = {"cpu": 54, "cuda": 576}
 _PASS_TOKENS = {"cpu": 4096, "cuda": 20480}
 """Most tokens in one pass over prompts: more make a large GPU no faster, and their activations cost memory."""
 
+_OBSERVED_TOKENS = 1 << 17
+"""The same where everything is looked at: every pass costs thousands of small operations, however short it is."""
+
+_ACTIVATION_SHARE = 0.15
+"""Share of the free memory that the inner activations of such a pass may take."""
+
 _MEMORY_SHARE = 0.7
 """Share of the free memory that keys and values may take; activations and logits need the rest."""
 
@@ -44,16 +50,34 @@ class Budget:
     @classmethod
     def of(cls, adapter: Adapter, batch_size: int | Literal["auto"], branches: int = 1) -> "Budget":
         """A fixed number of samples, or what the device's free memory holds."""
-        kind = adapter.device.type if adapter.device.type in _SAMPLES else "cpu"
+        kind = _kind(adapter)
         if batch_size != "auto":
             return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size), branches=branches)
-        if kind == "cuda":
-            free = torch.cuda.mem_get_info(adapter.device)[0]
-            free += torch.cuda.memory_reserved(adapter.device) - torch.cuda.memory_allocated(adapter.device)
-        else:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         per_token = kv_bytes_per_token(adapter.language_model.config, adapter.dtype)
-        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * free / per_token), _PASS_TOKENS[kind], branches)
+        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * _free_bytes(adapter) / per_token), _PASS_TOKENS[kind], branches)
+
+
+def observed_tokens(adapter: Adapter) -> int:
+    """Most tokens in a pass over prompts that is looked at: as many as a GPU's free memory has room for."""
+    kind = _kind(adapter)
+    if kind == "cpu":
+        return _PASS_TOKENS[kind]
+    config = adapter.language_model.config
+    # The MLP's gate, up and product, and as much again for what is made of them.
+    per_token = 6 * config.intermediate_size * adapter.dtype.itemsize
+    room = int(_ACTIVATION_SHARE * _free_bytes(adapter) / per_token)
+    return max(_PASS_TOKENS[kind], min(_OBSERVED_TOKENS, room))
+
+
+def _kind(adapter: Adapter) -> str:
+    return adapter.device.type if adapter.device.type in _SAMPLES else "cpu"
+
+
+def _free_bytes(adapter: Adapter) -> int:
+    if _kind(adapter) == "cpu":
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    free = torch.cuda.mem_get_info(adapter.device)[0]
+    return int(free + torch.cuda.memory_reserved(adapter.device) - torch.cuda.memory_allocated(adapter.device))
 
 
 @dataclass

@@ -71,7 +71,7 @@ def attention_sums(query: Tensor, keys: LayerKeys, ctx: Context, scaling: float)
         ctx: Supplies the mask.
         scaling: Factor of the scores, positive.
     """
-    if has_kernels(query) and ctx.n_queries > 1:
+    if has_kernels(query) and ctx.n_queries > 1 and ctx.bias is None:
         return kernel_sums(query, keys, ctx.codes, keys.own_k.shape[2], scaling)
     return plain_sums(query, keys, ctx, scaling)
 

@@ -91,6 +91,7 @@ class Context:
         untouched: (B,) bool, samples that no edit may reach: the second branch runs in the same pass.
         paired: Whether the second half of the batch are the branches of the first (`Intervention.paired_branch`).
         read_out: The model's own way from hidden states to logits; None in passes over prefixes.
+        bias: (B, 1, Q, K) float32 that a method put in the place of the mask in the layer at hand, added to scores.
         scratch: What a method keeps from layer to layer and up to the logits of this pass, and no longer. Unlike the
             state it may change in captured passes.
     """
@@ -106,6 +107,7 @@ class Context:
     untouched: Tensor | None = None
     paired: bool = False
     read_out: ReadOut | None = None
+    bias: Tensor | None = None
     scratch: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -203,6 +205,16 @@ class Context:
         visible = (causal & self.is_valid[:, None, :]) | (slots[None, :] == queries)
         return visible[:, None]
 
+    @cached_property
+    def additive_mask(self) -> Tensor:
+        """(B, 1, Q, K) float32: 0 where a query may look, the lowest number where it may not."""
+        mask = self.mask
+        if mask is None:
+            return torch.zeros(self.roles.shape[0], 1, self.n_queries, self.n_keys, device=self.roles.device)
+        lowest = torch.finfo(torch.float32).min
+        hidden = torch.where(mask, 0.0, lowest)
+        return hidden.expand(self.roles.shape[0], -1, -1, -1)
+
     @property
     def is_plain_causal(self) -> bool:
         """Whether the square lower triangle serves as mask, which fused kernels know by name.
@@ -210,4 +222,4 @@ class Context:
         A prefix is padded behind its tokens, where causality hides the padding.
         """
         hidden = not self.padded or self.stage is Stage.PREFIX
-        return hidden and self.n_queries == self.n_keys and self.n_queries > 1
+        return self.bias is None and hidden and self.n_queries == self.n_keys and self.n_queries > 1

@@ -18,6 +18,9 @@ from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Request, Response
 
+_WEIGHTS_AT_ONCE = 1 << 28
+"""Attention weights of whole prompts that are written down at once, in numbers."""
+
 
 @dataclass
 class Timings:
@@ -181,8 +184,12 @@ class Engine:
         vision_s = self._since(start)
         # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
         lookers = [name for name in asked if not self.lanes[name].edits_prefix and not seeing[name]]
+        whole = [name for name in asked if self.lanes[name].method.whole_prompt]
         shared = self._prefill(lookers, prompts, features) if lookers else None
-        for name, mine in list(asked.items()):
+        for name in whole:
+            yield name, self._run_whole(name, asked[name], branches[name], features)
+            self.lanes[name].timings.vision_s += vision_s
+        for name, mine in [(name, mine) for name, mine in asked.items() if name not in whole]:
             start = time.perf_counter()
             edited = add_edited(self.lanes[name].method, seeing[name], inputs)
             own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
@@ -194,6 +201,21 @@ class Engine:
             timings.vision_s += vision_s + own_s
             timings.prefix_s += prefix_s
             yield name, responses
+
+    def _run_whole(
+        self, name: str, prompts: Sequence[Prompt], branches: Sequence[Prompt], features: Mapping[str, ImageFeatures]
+    ) -> list[Response]:
+        """Answer prompts under a method that wants them whole, as many at a time as a pass over prompts may take."""
+        nothing = Prefixes.none([name], self.adapter.device)
+        longest = max(map(len, prompts))
+        step = max(1, self.budget.pass_tokens // longest)
+        if not self.lanes[name].method.is_grouped:
+            step = min(step, max(1, _WEIGHTS_AT_ONCE // (self.adapter.info.n_heads * longest**2)))
+        responses = []
+        for start in range(0, len(prompts), step):
+            part = slice(start, start + step)
+            responses += self._run(name, prompts[part], branches[part], nothing, features)
+        return responses
 
     def _prefill(
         self, names: Sequence[str], prompts: Sequence[Prompt], features: Mapping[str, ImageFeatures]
@@ -211,13 +233,18 @@ class Engine:
         return prefixes, self._since(start)
 
     def _run(
-        self, name: str, prompts: Sequence[Prompt], branches: Sequence[Prompt], prefixes: Prefixes
+        self,
+        name: str,
+        prompts: Sequence[Prompt],
+        branches: Sequence[Prompt],
+        prefixes: Prefixes,
+        features: Mapping[str, ImageFeatures] | None = None,
     ) -> list[Response]:
-        """Suffix and decode of a batch under a method."""
+        """Suffix and decode of a batch under a method; `features` where the prompts are run whole."""
         start = time.perf_counter()
         lane = self.lanes[name]
         room = prompts[0].request.generation.max_new_tokens
-        stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static, branches)
+        stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static, branches, features)
         scores = stream.prefill()
         t = lane.timings
         t.suffix_s += self._since(start)

@@ -148,6 +148,9 @@ class LayerKeys:
 def masked_scores(query: Tensor, keys: LayerKeys, rows: slice, ctx: Context, scaling: float) -> Tensor:
     """Scores (B, H, R, K) float32 of the query rows (B, H, R, d), very low where a row may not look."""
     scores = keys.scores(query, scaling)
+    if ctx.bias is not None:
+        # What is hidden stays at the lowest number, whatever the score.
+        return (scores + ctx.bias[:, :, rows]).clamp_min(torch.finfo(torch.float32).min)
     if ctx.mask is None:
         return scores
     mask = ctx.mask if ctx.n_queries == 1 else ctx.mask[:, :, rows]

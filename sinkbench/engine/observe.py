@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
-from sinkbench.engine.batching import Budget, plan_batches
+from sinkbench.engine.batching import Budget, observed_tokens, plan_batches
 from sinkbench.engine.context import Role, State
 from sinkbench.engine.feeder import Ready, feed_batches
 from sinkbench.engine.prefix import encode_images, prefill_prefixes
@@ -80,14 +80,13 @@ def observe(
             ends an answer is not one of them.
         share: Run a prefix that prompts share once.
         batch_size: Most samples in a batch, or "auto" for what the free memory holds.
-        pass_tokens: Most tokens in one pass over prompts; None leaves it to the device's kind.
+        pass_tokens: Most tokens in one pass over prompts; None is what the free memory holds (`observed_tokens`).
 
     Raises:
         SampleError: An image cannot be read.
     """
     budget = Budget.of(adapter, batch_size)
-    if pass_tokens is not None:
-        budget = replace(budget, pass_tokens=pass_tokens)
+    budget = replace(budget, pass_tokens=pass_tokens or observed_tokens(adapter))
     for ready in feed_batches(adapter, plan_batches(prompts, budget)):
         yield _observe_batch(adapter, probe, ready, new_tokens, share, budget.pass_tokens)
 

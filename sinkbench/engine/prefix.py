@@ -1,6 +1,6 @@
 """The part of prompts that several questions have in common, prefilled once for all of them and for all methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,12 @@ class Prefixes:
     roles: Tensor
     states: Mapping[str, State]
     group_of: Mapping[int, int]
+
+    @classmethod
+    def none(cls, methods: Iterable[str], device: torch.device) -> "Prefixes":
+        """No prefixes: prompts are run whole."""
+        nothing = torch.zeros(1, 0, dtype=torch.uint8, device=device)
+        return cls(None, nothing, {name: State() for name in methods}, {})
 
     def groups(self, prompts: Sequence[Prompt]) -> list[int]:
         """The prefix of each prompt, -1 for none."""
@@ -128,8 +134,7 @@ def prefill_prefixes(
         group_of[id(prompt)] = distinct[key]
     device = adapter.device
     if not owners:
-        nothing = torch.zeros(1, 0, dtype=torch.uint8, device=device)
-        return Prefixes(None, nothing, {name: State() for name in methods}, group_of)
+        return Prefixes.none(methods, device)
 
     longest = max(prompts[number].prefix_length for number in owners)
     cache = SlotCache(len(owners), longest)
@@ -151,7 +156,7 @@ def prefill_prefixes(
             states[name].append(State(laid_out))
             acting.append((method, _context(segment, states[name][-1])))
         cache.start_rows(rows)
-        embeds, deepstack = _embed(adapter, [prompts[number] for number in chunk], segment.ids, features)
+        embeds, deepstack = embed(adapter, [prompts[number] for number in chunk], segment.ids, features)
         longest_position = max(prompts[number].next_position for number in chunk)
         active = Pass(tuple(acting), cache, edits=edits, longest=longest_position)
         with attached(adapter.language_model, adapter.layers, active):
@@ -164,12 +169,25 @@ def _context(segment: Segment, state: State) -> Context:
     return Context(Stage.PREFIX, segment.roles, n, state=state, padded=segment.padded, emits=False)
 
 
-def _embed(
+def embed(
     adapter: Adapter, prompts: Sequence[Prompt], ids: Tensor, features: Mapping[str, ImageFeatures]
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Token embeddings (B, P, d) with the images' features in their places, and the features for deeper layers."""
+    """What the language model reads of padded prompts.
+
+    Args:
+        adapter: The model.
+        prompts: B prompts.
+        ids: (B, P) int64, with all image tokens of the prompts.
+        features: Encoded images by `ImageRef.key`.
+
+    Returns:
+        Token embeddings (B, P, d) with the images' features in their places; and, for families with features for
+        deeper layers, the places (B, P) bool and these features (D, n, d).
+    """
     places = ids == adapter.image_token
     embeds: Tensor = adapter.embed(ids.masked_fill(places, 0))
+    if not any(prompt.images for prompt in prompts):
+        return embeds, None
     images = [features[image.key] for prompt in prompts for image in prompt.images]
     embeds[places] = torch.cat([image.tokens for image in images]).to(embeds.dtype)
     deeper = [image.deepstack for image in images if image.deepstack is not None]

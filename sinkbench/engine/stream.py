@@ -1,18 +1,18 @@
 """One batch on its way through the model under one method: suffix, then token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sinkbench.adapters.base import Adapter
+from sinkbench.adapters.base import Adapter, ImageFeatures
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, ReadOut, Role, Stage, State
 from sinkbench.engine.grouped import GroupedDecode, has_kernels
-from sinkbench.engine.prefix import Prefixes
+from sinkbench.engine.prefix import Prefixes, embed
 from sinkbench.engine.prompt import Prompt, Segment, flush
 from sinkbench.engine.rope import is_steady
 from sinkbench.methods.base import Intervention
@@ -34,6 +34,7 @@ class Stream:
         static: Whether decode passes have fixed shapes and count on the device, as capturing them takes.
         branches: The prompts of the second branch, one for each of `prompts`, or none; None asks the method. Those
             about images must be among the prompts of `prefixes`.
+        features: Encoded images by `ImageRef.key`, of a method that wants whole prompts.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Stream:
         max_new_tokens: int,
         static: bool = False,
         branches: Sequence[Prompt] | None = None,
+        features: Mapping[str, ImageFeatures] | None = None,
     ) -> None:
         self.adapter = adapter
         self.method = method
@@ -56,6 +58,7 @@ class Stream:
         if self.paired:
             prompts, branches = [*prompts, *branches], []
         self.n = len(prompts)
+        self.prompts, self.features = list(prompts), features or {}
         groups = prefixes.groups(prompts)
         branch, self.fork = _distinct(branches, device)
         branch_groups = prefixes.groups(branch)
@@ -92,6 +95,7 @@ class Stream:
         offset = self.filled - length
         self.cache.start_rows(slice(0, self.n), offset)
         cuts = (0, length - 1, length) if self.method.last_token_alone and length > 1 else (0, length)
+        all_embeds, deepstack = embed(self.adapter, self._seen_here(), self.suffix.ids, self.features)
         for start, end in pairwise(cuts):
             slots = slice(self.n_prefix + offset + start, self.n_prefix + offset + end)
             self.roles[: self.n, slots] = self.suffix.roles[:, start:end]
@@ -106,9 +110,10 @@ class Stream:
                 paired=self.paired,
                 read_out=self.read_out,
             )
-            embeds = self.adapter.embed(self.suffix.ids[:, start:end])
             positions = self.suffix.positions[:, :, start:end]
-            hidden = self._forward(embeds, positions, self.method, self.context)
+            # No prompt ends with an image: all features lie in the first part.
+            deeper = (deepstack[0][:, start:end], deepstack[1]) if deepstack and start == 0 else None
+            hidden = self._forward(all_embeds[:, start:end], positions, self.method, self.context, deeper)
         if self.paired:
             hidden = hidden[: self.n // 2]
             self._part()
@@ -117,6 +122,10 @@ class Stream:
             return self.method.edit_logits(logits, self.context)
         ctx = replace(self.context, contrast_logits=self._prefill_branch(self.branch))
         return self.method.edit_logits(logits, ctx)
+
+    def _seen_here(self) -> list[Prompt]:
+        """The prompts whose images are read in the suffix: all of them, or none."""
+        return self.prompts if self.method.whole_prompt else []
 
     def _part(self) -> None:
         """Go on without the branches that ran beside the samples."""
@@ -252,12 +261,19 @@ class Stream:
             skipped = offset if start == 0 else 0
             self.state[name] = torch.cat((torch.nn.functional.pad(known, (0, skipped)), values[:, start:end]), dim=1)
 
-    def _forward(self, embeds: Tensor, positions: Tensor, method: Intervention, ctx: Context) -> Tensor:
+    def _forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        method: Intervention,
+        ctx: Context,
+        deepstack: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         adapter = self.adapter
         kernels = self.decode if has_kernels(embeds) else None
         active = Pass(((method, ctx),), self.cache, decode=kernels, longest=self.longest)
         with attached(adapter.language_model, adapter.layers, active):
-            return adapter.forward(embeds, positions, self.cache)
+            return adapter.forward(embeds, positions, self.cache, deepstack)
 
 
 def contrast_prompts(adapter: Adapter, method: Intervention, prompts: Sequence[Prompt]) -> list[Prompt]:

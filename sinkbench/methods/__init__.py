@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sinkbench.methods.base import Method
 
 _CLASSES = {
+    "act": "sinkbench.methods.act:Act",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
     "gift": "sinkbench.methods.gift:Gift",
@@ -25,6 +26,8 @@ _CLASSES = {
     "image_scale": "sinkbench.methods.image_scale:ImageScale",
     "iri": "sinkbench.methods.iri:Iri",
     "m3id": "sinkbench.methods.m3id:M3id",
+    "mma_mask": "sinkbench.methods.mma_mask:MmaMask",
+    "no_vis_vis": "sinkbench.methods.no_vis_vis:NoVisVis",
     "pai": "sinkbench.methods.pai:Pai",
     "random_heads": "sinkbench.methods.random_heads:RandomHeads",
     "sparc": "sinkbench.methods.sparc:Sparc",

@@ -125,6 +125,12 @@ class Intervention:
     batch. Its prompts have no images.
     """
 
+    whole_prompt: bool = False
+    """Whether the prompt must be one pass (of stage SUFFIX), its images included, nothing of it shared or run before.
+
+    For edits that let early tokens know of later ones. It costs every question the pass over its image again.
+    """
+
     capturable: bool = False
     """Whether decode passes may be captured as a CUDA graph and replayed.
 
@@ -144,6 +150,11 @@ class Intervention:
         return type(self).observe_mlp is not Intervention.observe_mlp
 
     @property
+    def edits_mask(self) -> bool:
+        """Whether `edit_mask` is to be called."""
+        return type(self).edit_mask is not Intervention.edit_mask
+
+    @property
     def is_grouped(self) -> bool:
         """Whether the only edits of attention are those of `key_groups`; such a method never needs explicit weights."""
         cls = type(self)
@@ -161,6 +172,13 @@ class Intervention:
         under these names: (B, K) in each pass over the prompt. Decode passes do not extend them.
         """
         return {}
+
+    def edit_mask(self, layer: int, mask: Tensor, ctx: Context) -> Tensor:
+        """Edit what is added to all heads' scores in a pass over the prompt, (B, 1, Q, K) float32.
+
+        It is 0 where a row may look and the lowest float32 where it may not. Every row must see some key.
+        """
+        return mask
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """Query rows whose exact weights the method edits or reads in this layer and pass (None: none)."""

@@ -90,6 +90,7 @@ class ComposedIntervention(Intervention):
         self.edited_parts = {part for intervention in parts for part in intervention.edited_parts}
         self.last_token_alone = any(part.last_token_alone for part in parts)
         self.paired_branch = any(part.paired_branch for part in parts)
+        self.whole_prompt = any(part.whole_prompt for part in parts)
         self.capturable = all(part.capturable for part in parts)
 
     @property
@@ -102,9 +103,20 @@ class ComposedIntervention(Intervention):
         """Whether any part does."""
         return any(part.observes_mlp for part in self.parts)
 
+    @property
+    def edits_mask(self) -> bool:
+        """Whether any part does."""
+        return any(part.edits_mask for part in self.parts)
+
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
         """The marks of every part."""
         return {name: marks for part in self.parts for name, marks in part.token_marks(prompt).items()}
+
+    def edit_mask(self, layer: int, mask: Tensor, ctx: Context) -> Tensor:
+        """Each part in order."""
+        for part in self.parts:
+            mask = part.edit_mask(layer, mask, ctx)
+        return mask
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """The smallest range that holds every part's rows."""

@@ -17,7 +17,7 @@ from sinkbench.adapters import load_adapter, resolve_model
 from sinkbench.adapters.base import Adapter, ImageFeatures
 from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
-from sinkbench.engine.prefix import add_edited, prefill_prefixes
+from sinkbench.engine.prefix import Prefixes, add_edited, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods import get_method
@@ -32,6 +32,13 @@ SINK_DIMS = (3, 11)
 
 ACTIVE: dict[str, dict[str, object]] = {
     "greedy": {},
+    "act": {"act.all_heads": True, "act.tau": 0.02, "act.beta": 0.2, "act.decode": True},
+    "act+pai": {"act.all_heads": True, "act.tau": 0.02, "act.beta": 0.2, "pai.gamma": 1.5},
+    "mma_mask": {"mma_mask.layers": [1, 2, 4]},
+    "mma_mask+var": {"mma_mask.gamma": 0.5, "var.tau": 1.2, "var.rho": 0.2, "var.s0": 0.05, "var.take": 0.9},
+    "no_vis_vis": {},
+    "no_vis_vis-bypass": {"no_vis_vis.rows": "bypass", "no_vis_vis.layers": [1, 3]},
+    "no_vis_vis-alone": {"no_vis_vis.see_prefix": False},
     "damo": {"damo.tau": 0.9},
     "dola": {"dola.layers": "low"},
     "iri+pai": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.5] * 6, "pai.gamma": 1.5},
@@ -59,6 +66,9 @@ ACTIVE: dict[str, dict[str, object]] = {
 
 NEUTRAL: dict[str, dict[str, object]] = {
     "greedy": {},
+    "act": {"act.all_heads": True, "act.tau": 0.02, "act.beta": 1.0},
+    "act-tau": {"act.all_heads": True, "act.tau": 1.0},
+    "mma_mask": {"mma_mask.gamma": 1e9},
     "damo": {"damo.tau": -1.0},
     "iri": {"iri.lambda_attn": 0.0, "iri.lambda_mlp": 0.0, "iri.rates_attn": [0.5] * 6, "iri.rates_mlp": [0.5] * 6},
     "gift": {"gift.alpha": 0.0},
@@ -165,6 +175,8 @@ def open_stream(
     """A batch that is ready for its prefill; `options` go to `prefill_prefixes`."""
     branches = contrast_prompts(a, bound, prompts)
     seen = [other for other in branches if other.images]
+    if bound.whole_prompt:
+        return Stream(a, bound, "m", prompts, Prefixes.none(["m"], a.device), room, static, branches, encoded)
     prefixes = prefill_prefixes(a, {"m": bound}, [*prompts, *seen], encoded, **options)
     return Stream(a, bound, "m", prompts, prefixes, room, static, branches)
 
