@@ -12,6 +12,7 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed
+from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream, contrast_prompts
@@ -179,24 +180,40 @@ class Engine:
         start = time.perf_counter()
         features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
+        marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
         lookers = [name for name in asked if not self.lanes[name].edits_prefix and not seeing[name]]
-        shared = self._prefill(lookers, prompts, features) if lookers else None
+        image_marks = {name: images for name, (images, _) in marks.items()}
+        shared = self._prefill(lookers, prompts, features, image_marks) if lookers else None
         for name, mine in list(asked.items()):
             start = time.perf_counter()
             edited = add_edited(self.lanes[name].method, seeing[name], inputs)
             own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
             own_s = self._since(start)
             alone = [*mine, *seeing[name]]
-            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], alone, own)
+            prefixes, prefix_s = (
+                shared if shared and name in lookers else self._prefill([name], alone, own, image_marks)
+            )
             responses = self._run(name, mine, branches[name], prefixes)
             timings = self.lanes[name].timings
-            timings.vision_s += vision_s + own_s
+            timings.vision_s += vision_s + marks[name][1] + own_s
             timings.prefix_s += prefix_s
             yield name, responses
 
+    def _mark(
+        self, name: str, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
+    ) -> tuple[ImageMarks, float]:
+        """What a method marks in the images of its prompts, and the seconds that it took."""
+        start = time.perf_counter()
+        marks = mark_images(self.adapter, self.lanes[name].method, prompts, inputs)
+        return marks, self._since(start)
+
     def _prefill(
-        self, names: Sequence[str], prompts: Sequence[Prompt], features: Mapping[str, ImageFeatures]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[Prompt],
+        features: Mapping[str, ImageFeatures],
+        marks: Mapping[str, ImageMarks],
     ) -> tuple[Prefixes, float]:
         start = time.perf_counter()
         prefixes = prefill_prefixes(
@@ -207,6 +224,7 @@ class Engine:
             edits=self.lanes[names[0]].edits_prefix,
             share=self.share_prefix,
             pass_tokens=self.budget.pass_tokens,
+            image_marks=marks,
         )
         return prefixes, self._since(start)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CLASSES = {
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
+    "dual_stream": "sinkbench.methods.dual_stream:DualStream",
     "gift": "sinkbench.methods.gift:Gift",
     "greedy": "sinkbench.methods.greedy:Greedy",
     "icd": "sinkbench.methods.icd:Icd",
