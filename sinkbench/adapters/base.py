@@ -126,6 +126,7 @@ class Adapter(ABC):
             hidden_size=text.hidden_size,
             sink_dims=self.preset.sink_dims,
             sink_tau=self.preset.sink_tau,
+            vision_class_tokens=self.class_tokens,
         )
 
     @property
@@ -171,25 +172,46 @@ class Adapter(ABC):
         """Features of each image after the projector, on the model's device."""
 
     def vision_attention(self, images: Sequence[ImageInputs], layer: int) -> list[Tensor]:
-        """Attention weights of one layer of the vision encoder; costs a vision pass, and N² floats a head and view.
+        """Attention weights of one layer of the vision encoder: `vision_attentions` of this layer alone."""
+        return [attention for (attention,) in self.vision_attentions(images, [layer])]
+
+    def vision_attentions(self, images: Sequence[ImageInputs], layers: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        """Attention weights of the vision encoder; costs one vision pass, and N² floats a layer, head and view.
 
         Args:
             images: Preprocessed images.
-            layer: Index into the encoder's layers; −1 is the last.
+            layers: Indices into the encoder's layers, at least one; −1 is the last.
 
         Returns:
-            (V, H, N, N) float32 post-softmax weights of each image's V views (tiles), in the order in which the encoder
-            sees views and patches. N counts the patches and, first of all, the encoder's `class_tokens`.
+            For each image the weights of each layer: (V, H, N, N) float32, post-softmax, of the image's V views
+            (tiles), in the order in which the encoder sees views and patches. N counts the patches and, first of all,
+            the encoder's `class_tokens`.
 
         Raises:
             UsageError: There is no such layer.
         """
         count = len(self._vision_attention)
-        if not -count <= layer < count:
-            raise UsageError(f"{self.preset.name} has no vision layer {layer}", f"It has layers 0 to {count - 1}.")
-        with recorded_attention(self._vision_attention[layer]) as weights:
+        for layer in layers:
+            if not -count <= layer < count:
+                raise UsageError(f"{self.preset.name} has no vision layer {layer}", f"It has layers 0 to {count - 1}.")
+        modules = [self._vision_attention[layer] for layer in layers]
+        with recorded_attention(modules) as weights:
             self.encode_images(images)
-        return self._weights_by_image(weights, images)
+        return list(zip(*(self._weights_by_image(weights[module], images) for module in modules), strict=True))
+
+    @abstractmethod
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """One value for each feature of an image, from one for each patch that the encoder sees.
+
+        A feature that is made of several patches has the largest of their values, a separator or class token has 0.
+
+        Args:
+            values: (V, P) of the patches of V views, in the order of `vision_attentions`, class tokens left out.
+            image: The image.
+
+        Returns:
+            (N,), one for each entry of `image.roles`, of the same kind as `values`.
+        """
 
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
         """(P, L) rotary positions of a prompt."""

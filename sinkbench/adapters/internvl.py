@@ -1,6 +1,7 @@
 """The InternVL family (transformers' `InternVLForConditionalGeneration`): `-hf` checkpoints of InternVL3 and 3.5."""
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -70,3 +71,11 @@ class InternVLAdapter(Adapter):
             pixel_values=torch.cat(tiles).to(self.device, self.dtype), return_dict=True
         ).pooler_output
         return [ImageFeatures(part.flatten(0, 1)) for part in features.split([len(tile) for tile in tiles])]
+
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """Pixel shuffle makes a feature of each block of neighbouring patches; blocks stay in reading order."""
+        views, patches = values.shape
+        side = isqrt(patches)
+        merged = round(1 / self.model.config.downsample_ratio)
+        blocks = values.view(views, side // merged, merged, side // merged, merged)
+        return blocks.amax((2, 4)).flatten()

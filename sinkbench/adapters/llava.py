@@ -73,6 +73,11 @@ class LlavaAdapter(Adapter):
         features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
         return [ImageFeatures(tokens) for tokens in features]
 
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """Every patch is a feature; a class token that stays comes first."""
+        kept = len(LlavaAdapter.layout_of_size(self, 0, 0)) - values.shape[1]
+        return torch.nn.functional.pad(values[0], (kept, 0))
+
 
 class LlavaNextAdapter(LlavaAdapter):
     """LLaVA-NeXT: a base view and tiles that follow the image's shape; each tile row ends in a newline feature.
@@ -108,26 +113,44 @@ class LlavaNextAdapter(LlavaAdapter):
         The grid of tiles is the pinpoint that keeps most of the image; the features of its padding are cut away
         (spatial unpadding of LLaVA-NeXT).
         """
-        from transformers.image_processing_utils import select_best_resolution
-
-        config = self.model.config
-        tile, side = config.vision_config.image_size, self.patches_per_side
-        best = select_best_resolution((height, width), config.image_grid_pinpoints)
-        rows, columns = (pixels // tile * side for pixels in best)
-        if width / height > columns / rows:
-            kept = int(round(height * (columns / width), 7))
-            rows -= 2 * ((rows - kept) // 2)
-        else:
-            kept = int(round(width * (rows / height), 7))
-            columns -= 2 * ((columns - kept) // 2)
-        rows, columns = self._shrunk(rows, columns)
+        rows, columns = self._shrunk(*self._unpadded(height, width, *self._tiled(height, width)))
         tiles = torch.full((rows, columns + 1), int(Role.IMAGE), dtype=torch.uint8)
         tiles[:, -1] = int(Role.TEMPLATE)
-        return torch.cat((super().layout_of_size(tile, tile), tiles.flatten()))
+        return torch.cat((super().layout_of_size(height, width), tiles.flatten()))
 
     def encode_images(self, images: Sequence[ImageInputs]) -> list[ImageFeatures]:
         """One vision pass over all tiles of all images."""
         return self._encode(images)
+
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """The base view, then the tiles side by side without their padding, each row followed by a separator."""
+        height, width = image.tensors["image_sizes"][0].tolist()
+        side = self.patches_per_side
+        all_rows, all_columns = self._tiled(height, width)
+        tiles = values[1:].view(all_rows // side, all_columns // side, side, side)
+        whole = tiles.transpose(1, 2).reshape(all_rows, all_columns)
+        rows, columns = self._unpadded(height, width, all_rows, all_columns)
+        top, left = (all_rows - rows) // 2, (all_columns - columns) // 2
+        kept = largest_read(whole[top : top + rows, left : left + columns], *self._shrunk(rows, columns))
+        base = super().patch_values_to_tokens(values[:1], image)
+        return torch.cat((base, torch.nn.functional.pad(kept, (0, 1)).flatten()))
+
+    def _tiled(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches in the grid of tiles of an image of so many pixels."""
+        from transformers.image_processing_utils import select_best_resolution
+
+        config = self.model.config
+        best = select_best_resolution((height, width), config.image_grid_pinpoints)
+        rows, columns = (pixels // config.vision_config.image_size * self.patches_per_side for pixels in best)
+        return rows, columns
+
+    def _unpadded(self, height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
+        """Those of the rows and columns of patches that show some of the image; as many are cut off at either end."""
+        if width / height > columns / rows:
+            kept = int(round(height * (columns / width), 7))
+            return rows - 2 * ((rows - kept) // 2), columns
+        kept = int(round(width * (rows / height), 7))
+        return rows, columns - 2 * ((columns - kept) // 2)
 
     def _encode(self, images: Sequence[ImageInputs], **settings: Any) -> list[ImageFeatures]:
         views = [image.tensors["pixel_values"] for image in images]
@@ -206,11 +229,38 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
             features += self._encode(inputs, batch_num_images=[2 if is_single else 1] * len(inputs))
         return features
 
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """As for LLaVA-NeXT; one of several images is one view and a separator.
+
+        An interpolated feature has the largest value of the at most four cells that it is read from. Cells that the
+        interpolation skips are lost, as what they show is to the model.
+        """
+        if len(values) > 1:
+            return super().patch_values_to_tokens(values, image)
+        return torch.nn.functional.pad(LlavaAdapter.patch_values_to_tokens(self, values, image), (0, 1))
+
     def _shrunk(self, rows: int, columns: int) -> tuple[int, int]:
         """More than `anyres_max_N` views' worth of features are interpolated down to about that many."""
         most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_")) * self.patches_per_side**2
         ratio = math.sqrt(rows * columns / most)
         return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
+
+def largest_read(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Shrink a grid (R, C) to (rows, columns): the largest value that bilinear interpolation reads for each cell.
+
+    The interpolation is torch's with corners not aligned: cell i is read at (i + ½)·R/rows − ½, from the cells on
+    either side.
+    """
+    for axis, size in enumerate((rows, columns)):
+        before = values.shape[axis]
+        if size == before:
+            continue
+        # In whole numbers: a cell that would count by a rounding error is not read.
+        at = (2 * torch.arange(size, device=values.device) + 1) * before - size
+        low, high = at // (2 * size), -(-at // (2 * size))
+        values = torch.maximum(values.index_select(axis, low), values.index_select(axis, high.clamp_max(before - 1)))
+    return values
 
 
 def pad_to_square(image: "Image", mean: Sequence[float]) -> "Image":

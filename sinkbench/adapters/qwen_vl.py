@@ -67,6 +67,10 @@ class QwenVLAdapter(Adapter):
         """One vision pass over the packed patches of all images; each attends to its own only."""
         return [ImageFeatures(tokens) for tokens in self._encode(images).pooler_output]
 
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """The patches of a feature follow one another, features in reading order."""
+        return values.view(-1, self.model.config.vision_config.spatial_merge_size**2).amax(1)
+
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
         """(3, L) temporal, row and column positions: M-RoPE, Qwen2-VL (2409.12191) §2.1.
 

@@ -78,6 +78,10 @@ class TextAdapter(Adapter):
         """Refuses: there are no images."""
         self._refuse()
 
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+        """Refuses: there are no images."""
+        self._refuse()
+
     def _image_token(self) -> int:
         return _NO_TOKEN
 

@@ -1,10 +1,10 @@
-"""Attention weights of one layer of a vision encoder, read through transformers' attention interface.
+"""Attention weights of a vision encoder's layers, read through transformers' attention interface.
 
-The encoder computes with its fused kernel as always; beside it, the weights of the one layer that is asked for are
+The encoder computes with its fused kernel as always; beside it, the weights of the layers that are asked for are
 computed explicitly from the same queries and keys.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,23 +16,23 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 NAME = "sinkbench_vision"
 """The recorder's name among transformers' attention implementations."""
 
-_recording: ContextVar[tuple[nn.Module, list[Tensor]]] = ContextVar("sinkbench_recording")
+_recording: ContextVar[Mapping[nn.Module, list[Tensor]]] = ContextVar("sinkbench_recording")
 
 
 @contextmanager
-def recorded_attention(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the weights of an attention module while the encoder runs; afterwards the encoder is as it was found.
+def recorded_attention(modules: Sequence[nn.Module]) -> Iterator[Mapping[nn.Module, list[Tensor]]]:
+    """Record the weights of attention modules while the encoder runs; afterwards the encoder is as it was found.
 
     Args:
-        module: The attention module of one layer.
+        modules: The attention modules of one layer or more of one encoder.
 
     Yields:
-        A list that receives (B, H, N, N) float32 post-softmax weights at each call of the module.
+        For each module a list that receives (B, H, N, N) float32 post-softmax weights at each call of it.
     """
-    config: Any = module.config
+    config: Any = modules[0].config
     before = config._attn_implementation
-    weights: list[Tensor] = []
-    token = _recording.set((module, weights))
+    weights: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
+    token = _recording.set(weights)
     config._attn_implementation = NAME
     try:
         yield weights
@@ -50,11 +50,10 @@ def _recorder(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Fused attention of every layer; of the recorded one the weights are kept as well."""
+    """Fused attention of every layer; of the recorded ones the weights are kept as well."""
     if attention_mask is not None:
         raise RuntimeError("the recorder of vision attention knows no masks")
-    wanted, weights = _recording.get()
-    if module is wanted:
+    if (weights := _recording.get().get(module)) is not None:
         weights.append((query.float() @ key.float().transpose(-1, -2) * scaling).softmax(-1))
     output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, scaling=scaling, **kwargs)
     return output, None

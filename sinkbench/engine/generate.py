@@ -12,6 +12,7 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed
+from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream, contrast_prompts
@@ -182,31 +183,40 @@ class Engine:
         start = time.perf_counter()
         features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
+        marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
         lookers = [name for name in asked if not self.lanes[name].edits_prefix and not seeing[name]]
         whole = [name for name in asked if self.lanes[name].method.whole_prompt]
-        shared = self._prefill(lookers, prompts, features) if lookers else None
+        image_marks = {name: images for name, (images, _) in marks.items()}
+        shared = self._prefill(lookers, prompts, features, image_marks) if lookers else None
         for name in whole:
-            yield name, self._run_whole(name, asked[name], branches[name], features)
-            self.lanes[name].timings.vision_s += vision_s
+            yield name, self._run_whole(name, asked[name], branches[name], features, image_marks[name])
+            self.lanes[name].timings.vision_s += vision_s + marks[name][1]
         for name, mine in [(name, mine) for name, mine in asked.items() if name not in whole]:
             start = time.perf_counter()
             edited = add_edited(self.lanes[name].method, seeing[name], inputs)
             own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
             own_s = self._since(start)
             alone = [*mine, *seeing[name]]
-            prefixes, prefix_s = shared if shared and name in lookers else self._prefill([name], alone, own)
+            prefixes, prefix_s = (
+                shared if shared and name in lookers else self._prefill([name], alone, own, image_marks)
+            )
             responses = self._run(name, mine, branches[name], prefixes)
             timings = self.lanes[name].timings
-            timings.vision_s += vision_s + own_s
+            timings.vision_s += vision_s + marks[name][1] + own_s
             timings.prefix_s += prefix_s
             yield name, responses
 
     def _run_whole(
-        self, name: str, prompts: Sequence[Prompt], branches: Sequence[Prompt], features: Mapping[str, ImageFeatures]
+        self,
+        name: str,
+        prompts: Sequence[Prompt],
+        branches: Sequence[Prompt],
+        features: Mapping[str, ImageFeatures],
+        marks: ImageMarks,
     ) -> list[Response]:
         """Answer prompts under a method that wants them whole, as many at a time as a pass over prompts may take."""
-        nothing = Prefixes.none([name], self.adapter.device)
+        nothing = Prefixes.none([name], self.adapter.device, {name: marks})
         longest = max(map(len, prompts))
         step = max(1, self.budget.pass_tokens // longest)
         if not self.lanes[name].method.is_grouped:
@@ -217,8 +227,20 @@ class Engine:
             responses += self._run(name, prompts[part], branches[part], nothing, features)
         return responses
 
+    def _mark(
+        self, name: str, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
+    ) -> tuple[ImageMarks, float]:
+        """What a method marks in the images of its prompts, and the seconds that it took."""
+        start = time.perf_counter()
+        marks = mark_images(self.adapter, self.lanes[name].method, prompts, inputs)
+        return marks, self._since(start)
+
     def _prefill(
-        self, names: Sequence[str], prompts: Sequence[Prompt], features: Mapping[str, ImageFeatures]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[Prompt],
+        features: Mapping[str, ImageFeatures],
+        marks: Mapping[str, ImageMarks],
     ) -> tuple[Prefixes, float]:
         start = time.perf_counter()
         prefixes = prefill_prefixes(
@@ -229,6 +251,7 @@ class Engine:
             edits=self.lanes[names[0]].edits_prefix,
             share=self.share_prefix,
             pass_tokens=self.budget.pass_tokens,
+            image_marks=marks,
         )
         return prefixes, self._since(start)
 

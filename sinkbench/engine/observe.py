@@ -12,6 +12,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.engine.batching import Budget, observed_tokens, plan_batches
 from sinkbench.engine.context import Role, State
 from sinkbench.engine.feeder import Ready, feed_batches
+from sinkbench.engine.marks import mark_images
 from sinkbench.engine.prefix import encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
@@ -97,7 +98,10 @@ def _observe_batch(
     for request, response in ready.failures:
         raise SampleError(f"{request.id}: {response.error}")
     features = encode_images(adapter, ready.prompts, ready.inputs, pass_tokens)
-    prefixes = prefill_prefixes(adapter, {_NAME: probe}, ready.prompts, features, share=share, pass_tokens=pass_tokens)
+    marks = {_NAME: mark_images(adapter, probe, ready.prompts, ready.inputs)}
+    prefixes = prefill_prefixes(
+        adapter, {_NAME: probe}, ready.prompts, features, share=share, pass_tokens=pass_tokens, image_marks=marks
+    )
     stream = Stream(adapter, probe, _NAME, ready.prompts, prefixes, new_tokens)
     ends = () if ready.prompts[0].request.generation.ignore_eos else adapter.eos
     tokens, parts = _decode(stream, stream.prefill(), new_tokens, ends)

@@ -10,6 +10,7 @@ from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, Stage, State
+from sinkbench.engine.marks import ImageMarks, all_marks
 from sinkbench.engine.prompt import EditedImage, Prompt, Segment, flush
 from sinkbench.methods.base import Intervention
 
@@ -23,18 +24,20 @@ class Prefixes:
         roles: (G, P) uint8, PAD behind the shorter ones.
         states: What each method kept of its observations, (G, …).
         group_of: Prefix of each prompt, by the prompt's `id()`; -1 for none.
+        image_marks: What each method marked in the prompts' images, by the method's name.
     """
 
     cache: SlotCache | None
     roles: Tensor
     states: Mapping[str, State]
     group_of: Mapping[int, int]
+    image_marks: Mapping[str, ImageMarks]
 
     @classmethod
-    def none(cls, methods: Iterable[str], device: torch.device) -> "Prefixes":
-        """No prefixes: prompts are run whole."""
+    def none(cls, methods: Iterable[str], device: torch.device, image_marks: Mapping[str, ImageMarks]) -> "Prefixes":
+        """No prefixes: prompts have no images, or are run whole."""
         nothing = torch.zeros(1, 0, dtype=torch.uint8, device=device)
-        return cls(None, nothing, {name: State() for name in methods}, {})
+        return cls(None, nothing, {name: State() for name in methods}, {}, image_marks)
 
     def groups(self, prompts: Sequence[Prompt]) -> list[int]:
         """The prefix of each prompt, -1 for none."""
@@ -104,6 +107,7 @@ def prefill_prefixes(
     edits: bool = False,
     share: bool = True,
     pass_tokens: int = 1 << 30,
+    image_marks: Mapping[str, ImageMarks] | None = None,
 ) -> Prefixes:
     """Run each distinct prefix of the prompts once.
 
@@ -115,8 +119,10 @@ def prefill_prefixes(
         edits: Whether what the (only) method returns is used.
         share: Run equal prefixes once; otherwise each prompt's own.
         pass_tokens: Most tokens in one pass.
+        image_marks: What methods marked in the images, by their names.
     """
-    marks = {name: [method.token_marks(prompt) for prompt in prompts] for name, method in methods.items()}
+    image_marks = image_marks or {}
+    marks = {name: all_marks(method, prompts, image_marks.get(name, {})) for name, method in methods.items()}
     distinct: dict[object, int] = {}
     owners: list[int] = []
     group_of: dict[int, int] = {}
@@ -134,7 +140,7 @@ def prefill_prefixes(
         group_of[id(prompt)] = distinct[key]
     device = adapter.device
     if not owners:
-        return Prefixes.none(methods, device)
+        return Prefixes.none(methods, device, image_marks)
 
     longest = max(prompts[number].prefix_length for number in owners)
     cache = SlotCache(len(owners), longest)
@@ -161,7 +167,8 @@ def prefill_prefixes(
         active = Pass(tuple(acting), cache, edits=edits, longest=longest_position)
         with attached(adapter.language_model, adapter.layers, active):
             adapter.forward(embeds, segment.positions, cache, deepstack)
-    return Prefixes(cache, roles, {name: State.cat(parts) for name, parts in states.items()}, group_of)
+    kept = {name: State.cat(parts) for name, parts in states.items()}
+    return Prefixes(cache, roles, kept, group_of, image_marks)
 
 
 def _context(segment: Segment, state: State) -> Context:

@@ -12,6 +12,7 @@ from sinkbench.engine.attention import Pass, attached
 from sinkbench.engine.cache import SlotCache
 from sinkbench.engine.context import Context, ReadOut, Role, Stage, State
 from sinkbench.engine.grouped import GroupedDecode, has_kernels
+from sinkbench.engine.marks import ImageMarks, all_marks
 from sinkbench.engine.prefix import Prefixes, embed
 from sinkbench.engine.prompt import Prompt, Segment, flush
 from sinkbench.engine.rope import is_steady
@@ -69,7 +70,7 @@ class Stream:
         ]
         self.branch = _flushed(branch, branch_starts, device) if branch else None
         self.branch_prefix = any(group >= 0 for group in branch_groups)
-        self.marks = self._lay_out_marks(prompts, starts)
+        self.marks = self._lay_out_marks(prompts, starts, prefixes.image_marks.get(name, {}))
         self.state: State = prefixes.state_of(name, groups) if prefixes.cache is not None else State()
         next_positions = [prompt.next_position for prompt in (*prompts, *branch)]
         self.next_positions = torch.tensor(next_positions, device=device)
@@ -247,9 +248,9 @@ class Stream:
         context = Context(Stage.DECODE, final, 1, state=self.state, untouched=self.untouched)
         self.decode = GroupedDecode(self.method, context, self.length)
 
-    def _lay_out_marks(self, prompts: Sequence[Prompt], starts: Sequence[int]) -> dict[str, Tensor]:
+    def _lay_out_marks(self, prompts: Sequence[Prompt], starts: Sequence[int], images: ImageMarks) -> dict[str, Tensor]:
         """The method's marks (B, S) of the suffixes."""
-        marks = [self.method.token_marks(prompt) for prompt in prompts]
+        marks = all_marks(self.method, prompts, images)
         spans = [(start, len(prompt)) for start, prompt in zip(starts, prompts, strict=True)]
         device = self.adapter.device
         return {name: flush([own[name] for own in marks], spans, device, "right") for name in marks[0]}

@@ -20,6 +20,7 @@ _CLASSES = {
     "act": "sinkbench.methods.act:Act",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
+    "dual_stream": "sinkbench.methods.dual_stream:DualStream",
     "gift": "sinkbench.methods.gift:Gift",
     "greedy": "sinkbench.methods.greedy:Greedy",
     "icd": "sinkbench.methods.icd:Icd",

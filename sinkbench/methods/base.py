@@ -5,7 +5,7 @@ re-indexes together with the KV cache, so nothing can leak from one batch to the
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -77,6 +77,7 @@ class ModelInfo:
         hidden_size: Width d of the residual stream.
         sink_dims: Hidden dimensions with massive activations; empty where nobody has measured them.
         sink_tau: φ above which a token is a sink by these; None where nobody has looked.
+        vision_class_tokens: Tokens of the vision encoder that stand before the patches: 1 or 0.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ModelInfo:
     hidden_size: int
     sink_dims: tuple[int, ...] = ()
     sink_tau: float | None = None
+    vision_class_tokens: int = 0
 
     def check_layers(self, parameter: str, layers: Iterable[int]) -> None:
         """Check that the model has these layers.
@@ -108,6 +110,12 @@ class Intervention:
 
     hidden_layers: Iterable[int] = ()
     """Layers whose input `observe_hidden` wants to see; L names the output of the last layer, before the final norm."""
+
+    vision_layers: tuple[int, ...] = ()
+    """Layers of the vision encoder, from 0 or, negative, from the end, whose attention `mark_patches` wants to see.
+
+    It costs one more pass of the encoder over each image, and explicit weights of these layers.
+    """
 
     edited_parts: Collection[Part] = ()
     """Parts of layers that `edit_hidden` is shown."""
@@ -179,6 +187,20 @@ class Intervention:
         It is 0 where a row may look and the lowest float32 where it may not. Every row must see some key.
         """
         return mask
+
+    def mark_patches(self, attention: Sequence[Tensor], class_tokens: int) -> dict[str, Tensor]:
+        """Values (V, P) of an image's patches, by names that are the same for every image.
+
+        The engine asks once for each distinct image of a batch. It makes a value of each image token of these, the
+        largest where a token is made of several patches, and lays them out like `token_marks`: zero for all other
+        tokens, and for a second branch. `ctx.state` lacks the names where no prompt of a batch has an image.
+
+        Args:
+            attention: Of each of `vision_layers` (V, H, N, N) float32 post-softmax weights of the image's V views
+                (tiles); the N tokens are the class tokens, then P patches.
+            class_tokens: 1 or 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} looks at the vision encoder but has no mark_patches")
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """Query rows whose exact weights the method edits or reads in this layer and pass (None: none)."""

@@ -87,6 +87,7 @@ class ComposedIntervention(Intervention):
     def __init__(self, parts: Sequence[Intervention]) -> None:
         self.parts = parts
         self.hidden_layers = sorted({layer for part in parts for layer in part.hidden_layers})
+        self.vision_layers = tuple(dict.fromkeys(layer for part in parts for layer in part.vision_layers))
         self.edited_parts = {part for intervention in parts for part in intervention.edited_parts}
         self.last_token_alone = any(part.last_token_alone for part in parts)
         self.paired_branch = any(part.paired_branch for part in parts)
@@ -117,6 +118,16 @@ class ComposedIntervention(Intervention):
         for part in self.parts:
             mask = part.edit_mask(layer, mask, ctx)
         return mask
+
+    def mark_patches(self, attention: Sequence[Tensor], class_tokens: int) -> dict[str, Tensor]:
+        """The marks of every part that looks at the vision encoder, each shown the layers that it asked for."""
+        seen = dict(zip(self.vision_layers, attention, strict=True))
+        looking = [part for part in self.parts if part.vision_layers]
+        return {
+            name: values
+            for part in looking
+            for name, values in part.mark_patches([seen[layer] for layer in part.vision_layers], class_tokens).items()
+        }
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """The smallest range that holds every part's rows."""

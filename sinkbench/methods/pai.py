@@ -69,7 +69,7 @@ class Pai(Method):
 
     def __post_init__(self) -> None:
         if not 0 < self.cut <= 1:
-            raise UsageError(f"pai.cut={self.cut} is no share of a probability", "Give a number in (0, 1].")
+            raise UsageError(f"{self.name}.cut={self.cut} is no share of a probability", "Give a number in (0, 1].")
 
     @property
     def contrasts(self) -> bool:
@@ -78,13 +78,21 @@ class Pai(Method):
 
     def bind(self, model: ModelInfo) -> "PaiIntervention":
         """Resolve the layer range."""
-        end = self.end or model.n_layers
+        return PaiIntervention(self, self.amplified_layers(model))
+
+    def amplified_layers(self, model: ModelInfo) -> range:
+        """The layers from `start` to `end`.
+
+        Raises:
+            UsageError: The model has fewer.
+        """
+        name, end = self.name, self.end or model.n_layers
         if not 0 <= self.start <= end <= model.n_layers:
             raise UsageError(
-                f"pai amplifies layers {self.start} to {end}, but {model.name} has {model.n_layers}",
-                f"Give 0 <= pai.start <= pai.end <= {model.n_layers} (pai.end=0: up to the last).",
+                f"{name} amplifies layers {self.start} to {end}, but {model.name} has {model.n_layers}",
+                f"Give 0 <= {name}.start <= {name}.end <= {model.n_layers} ({name}.end=0: up to the last).",
             )
-        return PaiIntervention(self, range(self.start, end))
+        return range(self.start, end)
 
 
 class PaiIntervention(Intervention):

@@ -88,6 +88,23 @@ def test_weights_of_a_windowed_layer_are_zero_between_windows():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_several_layers_take_one_pass(family, monkeypatch):
+    a, passes = adapter(family), []
+    inputs = inputs_of(a)
+    alone = [a.vision_attention(inputs, layer) for layer in (0, -1)]
+    encode = a.encode_images
+    monkeypatch.setattr(a, "encode_images", lambda images: passes.append(len(images)) or encode(images))
+    together = a.vision_attentions(inputs, [-1, 0, 0])
+    assert passes == [len(inputs)]
+    for (last, first, again), first_alone, last_alone in zip(together, *alone, strict=True):
+        assert torch.equal(first, first_alone)
+        assert torch.equal(again, first_alone)
+        assert torch.equal(last, last_alone)
+        assert not torch.equal(first, last)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_refuses_a_layer_that_is_not_there(family):
     a = adapter(family)
     for layer in (7, -8):

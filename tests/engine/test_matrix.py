@@ -27,8 +27,8 @@ from sinkbench.engine.generate import Engine
 from sinkbench.methods.base import Intervention, Method
 
 WITHOUT_IMAGE = (
-    *("gift", "image_scale", "image_scale-mul", "mma_mask", "no_vis_vis", "no_vis_vis-alone", "no_vis_vis-bypass"),
-    *("pai-attention", "sparc", "vaf", "var", "vhr"),
+    *("dual_stream-heads", "gift", "image_scale", "image_scale-mul", "mma_mask", "no_vis_vis", "no_vis_vis-alone"),
+    *("no_vis_vis-bypass", "pai-attention", "sparc", "vaf", "var", "vhr"),
 )
 """Methods that find nothing to edit where there is no image."""
 

@@ -3,6 +3,7 @@
 All shapes and parameters come from the files, so `pytest --vectors DIR` works on files nobody here has seen.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from vectors import BareLlama, Vector, load, same_as
 
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.dual_stream import BOTTOM, GROUPS, TOP, DualStream
 from sinkbench.methods.gift import CONTENT, MAP, Gift, GiftIntervention, saliency_map
 from sinkbench.methods.pai import Pai, refine_logits
 from sinkbench.methods.var import Var, VarIntervention, sink_statistic
@@ -42,6 +44,11 @@ def gift_runs(request):
 @pytest.fixture
 def pai_maps(request):
     return load(request, "pai", "main")
+
+
+@pytest.fixture
+def dual_stream_maps(request):
+    return load(request, "dual_stream", "main")
 
 
 @pytest.fixture
@@ -188,6 +195,40 @@ def test_pai_maps(pai_maps):
             vector["log_cond_gamma1"],
             vector.tolerance["refined_atol"],
         )
+
+
+def with_class_row(row: Tensor) -> Tensor:
+    """(B, H, N + 1, N + 1) weights of which only the class token's, on the patches, are known: (B, H, N)."""
+    whole = row.new_full((*row.shape[:2], row.shape[2] + 1, row.shape[2] + 1), float("nan"))
+    whole[:, :, 0, 1:] = row
+    return whole
+
+
+def test_dual_stream_maps(dual_stream_maps):
+    for vector in dual_stream_maps:
+        p, atol = vector.params, vector.tolerance["attn_atol"]
+        method = DualStream(
+            alpha=p["alpha"],
+            beta=p["beta"],
+            local_ratio=p["local_ratio"],
+            spatial_ratio=float(p["spatial_ratio"]),
+            gamma=1.0,
+            start=0,
+        )
+        bound = method.bind(dataclasses.replace(vectors.info(1), vision_class_tokens=1))
+        attention = [with_class_row(vector[name]) for name in ("cls_attn_first", "cls_attn_penultimate")]
+        groups = bound.mark_patches(attention, 1)[GROUPS]
+        assert torch.equal(groups == TOP, vector["top_mask"].bool())
+        assert torch.equal(groups == BOTTOM, vector["bottom_mask"].bool())
+        assert torch.equal((groups == BOTTOM).sum(1), vector["outliers"].long())
+
+        image = vector["image_mask"].bool()
+        ctx = Context(Stage.SUFFIX, vectors.roles(torch.ones_like(image), image), 1)
+        ctx.state[GROUPS] = torch.zeros(image.shape, dtype=torch.int64).masked_scatter(image, groups)
+        scores = vector["scores_last"][:, :, None]
+        edited = bound.edit_scores(0, scores, ctx).softmax(-1)
+        torch.testing.assert_close(edited[:, :, 0], vector["attn_last_out"], atol=atol, rtol=0)
+        assert (edited - scores.softmax(-1)).abs().max() > 100 * atol
 
 
 @pytest.mark.parametrize("setting", ["plain", "attn", "cfg", "both"])

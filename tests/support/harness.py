@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from sinkbench.adapters import load_adapter, resolve_model
-from sinkbench.adapters.base import Adapter, ImageFeatures
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
+from sinkbench.engine.marks import mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream, contrast_prompts
@@ -43,6 +44,20 @@ ACTIVE: dict[str, dict[str, object]] = {
     "dola": {"dola.layers": "low"},
     "iri+pai": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.5] * 6, "pai.gamma": 1.5},
     "iri": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.2, 0.8, 0.1, 0.6, 0.5, 0.3]},
+    "dual_stream": {
+        "dual_stream.queries": "mean",
+        "dual_stream.alpha": 1.5,
+        "dual_stream.beta": 0.6,
+        "dual_stream.gamma": 1.5,
+        "dual_stream.first_token": "always",
+    },
+    "dual_stream-heads": {
+        "dual_stream.queries": "mean",
+        "dual_stream.heads": "sensitive",
+        "dual_stream.alpha": 2.0,
+        "dual_stream.spatial_ratio": 0.4,
+        "dual_stream.gamma": 1.0,
+    },
     "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
     "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
     "m3id": {"m3id.decay": 0.5, "m3id.certain": 1.0},
@@ -71,6 +86,12 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "mma_mask": {"mma_mask.gamma": 1e9},
     "damo": {"damo.tau": -1.0},
     "iri": {"iri.lambda_attn": 0.0, "iri.lambda_mlp": 0.0, "iri.rates_attn": [0.5] * 6, "iri.rates_mlp": [0.5] * 6},
+    "dual_stream": {
+        "dual_stream.queries": "mean",
+        "dual_stream.alpha": 0.0,
+        "dual_stream.beta": 0.0,
+        "dual_stream.gamma": 1.0,
+    },
     "gift": {"gift.alpha": 0.0},
     "pai": {"pai.alpha": 0.0, "pai.gamma": 1.0},
     "image_scale": {"image_scale.factor": 1.0},
@@ -154,11 +175,15 @@ def answers(a: Adapter, m: Method, asked: list[Request], **options: object) -> d
     return {response.id: response.text for response in responses}
 
 
+def preprocessed(a: Adapter, prompts: Sequence[Prompt]) -> dict[str, ImageInputs]:
+    """The prompts' images by `ImageRef.key`."""
+    return {image.key: a.preprocess(image) for prompt in prompts for image in prompt.images}
+
+
 def features(a: Adapter, asked: list[Request], bound: Intervention | None = None) -> dict[str, ImageFeatures]:
     """Of the requests' images, and of those that the method's second branch sees."""
     prompts, bound = [a.encode(r) for r in asked], bound or Intervention()
-    inputs = {image.key: a.preprocess(image) for prompt in prompts for image in prompt.images}
-    inputs = add_edited(bound, contrast_prompts(a, bound, prompts), inputs)
+    inputs = add_edited(bound, contrast_prompts(a, bound, prompts), preprocessed(a, prompts))
     return dict(zip(inputs, a.encode_images(list(inputs.values())), strict=True)) if inputs else {}
 
 
@@ -175,9 +200,12 @@ def open_stream(
     """A batch that is ready for its prefill; `options` go to `prefill_prefixes`."""
     branches = contrast_prompts(a, bound, prompts)
     seen = [other for other in branches if other.images]
+    # Only methods that look at the vision encoder need more of an image than its features.
+    marks = mark_images(a, bound, prompts, preprocessed(a, prompts)) if bound.vision_layers else {}
     if bound.whole_prompt:
-        return Stream(a, bound, "m", prompts, Prefixes.none(["m"], a.device), room, static, branches, encoded)
-    prefixes = prefill_prefixes(a, {"m": bound}, [*prompts, *seen], encoded, **options)
+        nothing = Prefixes.none(["m"], a.device, {"m": marks})
+        return Stream(a, bound, "m", prompts, nothing, room, static, branches, encoded)
+    prefixes = prefill_prefixes(a, {"m": bound}, [*prompts, *seen], encoded, image_marks={"m": marks}, **options)
     return Stream(a, bound, "m", prompts, prefixes, room, static, branches)
 
 
