@@ -46,7 +46,11 @@ class Magnitudes(NamedTuple):
 
 
 def magnitudes(
-    hidden: Tensor, valid: Tensor, rows: Rows | None = None, columns: tuple[Tensor, Tensor] | None = None
+    hidden: Tensor,
+    valid: Tensor,
+    rows: Rows | None = None,
+    columns: tuple[Tensor, Tensor] | None = None,
+    median: Tensor | None = None,
 ) -> Magnitudes:
     """Measure one hidden state without a float32 or absolute copy of it.
 
@@ -55,10 +59,11 @@ def magnitudes(
         valid: (B, K) bool, the tokens that count.
         rows: Its statistics by token, where they are known.
         columns: Its `column_extremes`, likewise.
+        median: Its `median_magnitude`, likewise.
     """
     rows = measure_rows(hidden) if rows is None else rows
     values, tokens = column_extremes(hidden, valid) if columns is None else columns
-    median = median_magnitude(hidden, valid)
+    median = median_magnitude(hidden, valid) if median is None else median
     return Magnitudes(rows.largest * valid, rows.dims, values, tokens, rows.norms * valid, median)
 
 

@@ -13,7 +13,7 @@ from sinkbench.engine.batching import Budget, observed_tokens, plan_batches
 from sinkbench.engine.context import Role, State
 from sinkbench.engine.feeder import Ready, feed_batches
 from sinkbench.engine.marks import mark_images
-from sinkbench.engine.prefix import encode_images, prefill_prefixes
+from sinkbench.engine.prefix import Prefixes, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
 from sinkbench.errors import SampleError
@@ -79,7 +79,8 @@ def observe(
         prompts: Encoded prompts.
         new_tokens: Most tokens of each answer that go through the model after the prompt, chosen greedily. A token that
             ends an answer is not one of them.
-        share: Run a prefix that prompts share once.
+        share: Run a prefix that prompts share once. In a batch where none is shared each prompt is one pass. Without it
+            each prompt's prefix is a pass of its own.
         batch_size: Most samples in a batch, or "auto" for what the free memory holds.
         pass_tokens: Most tokens in one pass over prompts; None is what the free memory holds (`observed_tokens`).
 
@@ -89,23 +90,36 @@ def observe(
     budget = Budget.of(adapter, batch_size)
     budget = replace(budget, pass_tokens=pass_tokens or observed_tokens(adapter))
     for ready in feed_batches(adapter, plan_batches(prompts, budget)):
-        yield _observe_batch(adapter, probe, ready, new_tokens, share, budget.pass_tokens)
+        yield from _observe_batch(adapter, probe, ready, new_tokens, share, budget.pass_tokens)
 
 
 def _observe_batch(
     adapter: Adapter, probe: Intervention, ready: Ready, new_tokens: int, share: bool, pass_tokens: int
-) -> Observed:
+) -> Iterator[Observed]:
     for request, response in ready.failures:
         raise SampleError(f"{request.id}: {response.error}")
     features = encode_images(adapter, ready.prompts, ready.inputs, pass_tokens)
     marks = {_NAME: mark_images(adapter, probe, ready.prompts, ready.inputs)}
-    prefixes = prefill_prefixes(
-        adapter, {_NAME: probe}, ready.prompts, features, share=share, pass_tokens=pass_tokens, image_marks=marks
-    )
-    stream = Stream(adapter, probe, _NAME, ready.prompts, prefixes, new_tokens)
     ends = () if ready.prompts[0].request.generation.ignore_eos else adapter.eos
-    tokens, parts = _decode(stream, stream.prefill(), new_tokens, ends)
-    return _joined(ready.prompts, tokens, parts)
+    whole = share and _share_nothing(ready.prompts)
+    step = max(1, pass_tokens // max(map(len, ready.prompts))) if whole else len(ready.prompts)
+    for start in range(0, len(ready.prompts), step):
+        prompts = ready.prompts[start : start + step]
+        if whole:
+            nothing = Prefixes.none([_NAME], adapter.device, marks)
+            stream = Stream(adapter, probe, _NAME, prompts, nothing, new_tokens, features=features)
+        else:
+            prefixes = prefill_prefixes(
+                adapter, {_NAME: probe}, prompts, features, share=share, pass_tokens=pass_tokens, image_marks=marks
+            )
+            stream = Stream(adapter, probe, _NAME, prompts, prefixes, new_tokens)
+        tokens, parts = _decode(stream, stream.prefill(), new_tokens, ends)
+        yield _joined(prompts, tokens, parts)
+
+
+def _share_nothing(prompts: Sequence[Prompt]) -> bool:
+    """Whether every prompt is about images of its own, so that it may as well be one pass."""
+    return all(prompt.images for prompt in prompts) and len({p.prefix_key for p in prompts}) == len(prompts)
 
 
 @dataclass(frozen=True, eq=False)

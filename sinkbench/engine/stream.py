@@ -35,7 +35,7 @@ class Stream:
         static: Whether decode passes have fixed shapes and count on the device, as capturing them takes.
         branches: The prompts of the second branch, one for each of `prompts`, or none; None asks the method. Those
             about images must be among the prompts of `prefixes`.
-        features: Encoded images by `ImageRef.key`, of a method that wants whole prompts.
+        features: Encoded images by `ImageRef.key` where prompts are run whole: they have no prefixes then.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class Stream:
         offset = self.filled - length
         self.cache.start_rows(slice(0, self.n), offset)
         cuts = (0, length - 1, length) if self.method.last_token_alone and length > 1 else (0, length)
-        all_embeds, deepstack = embed(self.adapter, self._seen_here(), self.suffix.ids, self.features)
+        shown = self.prompts if self.features else []
+        all_embeds, deepstack = embed(self.adapter, shown, self.suffix.ids, self.features)
         for start, end in pairwise(cuts):
             slots = slice(self.n_prefix + offset + start, self.n_prefix + offset + end)
             self.roles[: self.n, slots] = self.suffix.roles[:, start:end]
@@ -123,10 +124,6 @@ class Stream:
             return self.method.edit_logits(logits, self.context)
         ctx = replace(self.context, contrast_logits=self._prefill_branch(self.branch))
         return self.method.edit_logits(logits, ctx)
-
-    def _seen_here(self) -> list[Prompt]:
-        """The prompts whose images are read in the suffix: all of them, or none."""
-        return self.prompts if self.method.whole_prompt else []
 
     def _part(self) -> None:
         """Go on without the branches that ran beside the samples."""

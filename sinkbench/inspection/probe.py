@@ -12,7 +12,7 @@ from torch import Tensor
 from sinkbench.diagnostics import extreme, image_attention, sink_metric
 from sinkbench.diagnostics.cosine import cosines
 from sinkbench.diagnostics.masking import at, masked_sum
-from sinkbench.diagnostics.massive import Magnitudes, magnitudes, top_entries
+from sinkbench.diagnostics.massive import Magnitudes, magnitudes, median_magnitude, top_entries
 from sinkbench.diagnostics.massive_dims import MassiveDims
 from sinkbench.diagnostics.visual_sinks import SKIPPED, image_centric, phi, portion, tau_for
 from sinkbench.engine.context import Context, Role, Stage
@@ -78,8 +78,8 @@ class Probe(Intervention):
         return self.choice.mlp
 
     def token_marks(self, prompt: Prompt) -> dict[str, Tensor]:
-        """Stop words, content words and punctuation among the user's words."""
-        return mark_words(prompt)
+        """Stop words, content words and punctuation among the user's words; what is up to the last image feature."""
+        return {**mark_words(prompt), "shown": torch.arange(len(prompt)) < prompt.prefix_length}
 
     def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
         """Magnitudes, norms, φ and the direction of every token at the input of a layer (D2, D4, D5, D6)."""
@@ -89,7 +89,7 @@ class Probe(Intervention):
             ctx.state["primary"] = primary_slot(ctx.is_valid, self.choice.primary)
         reference = self._reference(f"state.{layer}", hidden, ctx)
         rows = row_statistics(hidden, reference)
-        seen = magnitudes(hidden, ctx.valid_rows, rows, extremes(hidden, ctx.valid_rows))
+        seen = magnitudes(hidden, ctx.valid_rows, rows, extremes(hidden, ctx.valid_rows), _median(hidden, ctx))
         _append(ctx, f"norm.{layer}", seen.norms)
         _append(ctx, f"largest.{layer}", seen.largest)
         if self.choice.sink_dims:
@@ -115,7 +115,6 @@ class Probe(Intervention):
             joined = {n: torch.cat((state[f"{n}.{layer}"], parts[n]), 1) for n in ("top_value", "top_slot", "top_dim")}
             order = joined["top_value"].abs().topk(top.values.shape[1], dim=1).indices
             parts |= {name: values.gather(1, order) for name, values in joined.items()}
-            # Medians of the two passes, weighted by their tokens: exact where a prompt has no prefix.
             earlier = ctx.is_valid[:, : ctx.start].sum(1)
             median = (median * tokens + state[f"median.{layer}"] * earlier) / (tokens + earlier)
         state[f"median.{layer}"] = median
@@ -222,15 +221,21 @@ class Probe(Intervention):
 
     def _gaze(self, view: AttentionView, ctx: Context) -> None:
         """Positive changes of the image row over the question's words (GIFT's stage A, head mean): (B, K) "gaze"."""
-        if ctx.stage is Stage.PREFIX:
-            # The row before the question's first word is the prefix's last; padding follows it.
-            latest = (ctx.valid_rows.sum(1) - 1)[:, None, None, None]
-            scores = view.keys.scores(view.query.take_along_dim(latest, 2), view.scaling)
-            ctx.state["gaze_row"] = scores.masked_fill(~ctx.is_valid[:, None, None], -torch.inf).softmax(-1)[:, :, 0]
-        elif "gaze_row" in ctx.state:
+        first, words = 0, ctx.is_query[:, ctx.start :]
+        if ctx.start == 0:
+            # The row before the question's first word is the last image feature's.
+            shown, slots = ctx.state["shown"].bool(), torch.arange(ctx.n_keys, device=ctx.roles.device)
+            latest = torch.where(shown, slots, 0).amax(1)
+            scores = view.keys.scores(view.query.take_along_dim(latest[:, None, None, None], 2), view.scaling)
+            weights = scores.masked_fill(~shown[:, None, None], torch.finfo(torch.float32).min).softmax(-1)
+            ctx.state["gaze_row"] = weights[:, :, 0]
+            # No row up to there counts; a whole prompt has hundreds.
+            first, words = int(latest.amin()) + 1, words & (slots > latest[:, None])
+        if ctx.stage is not Stage.PREFIX and "gaze_row" in ctx.state:
             before = ctx.extend(ctx.state.pop("gaze_row"))
-            words, gaze = ctx.is_query[:, ctx.start :], torch.zeros_like(before[:, 0])
-            for rows in in_steps(view.query, ctx.n_keys):
+            gaze = torch.zeros_like(before[:, 0])
+            for rows in in_steps(view.query[:, :, first:], ctx.n_keys):
+                rows = slice(rows.start + first, rows.stop + first)
                 weights, valid = view.rows(rows), ctx.valid_rows[:, rows]
                 shift = image_attention.gaze_shift(weights, ctx.is_image, valid, words[:, rows], before)
                 gaze += shift.mean(1)
@@ -275,6 +280,22 @@ def primary_slot(valid: Tensor, number: int) -> Tensor:
 
 def _append(ctx: Context, name: str, values: Tensor) -> None:
     ctx.state[name] = ctx.append(ctx.state.get(name), values)
+
+
+def _median(hidden: Tensor, ctx: Context) -> Tensor:
+    """(B,) float32 median |x| of a pass; the two parts of a whole prompt count as if each were a pass.
+
+    So it is the same however a prompt is run: the medians up to the last image feature and behind it, weighted by their
+    tokens; exact where there is no image.
+    """
+    if ctx.start or ctx.stage is Stage.PREFIX:
+        return median_magnitude(hidden, ctx.valid_rows)
+    if "parts" not in ctx.scratch:
+        shown = ctx.state["shown"].bool()
+        ctx.scratch["parts"] = torch.stack((ctx.is_valid & shown, ctx.is_valid & ~shown))
+    parts = ctx.scratch["parts"]
+    medians = torch.stack([median_magnitude(hidden, part).nan_to_num() for part in parts])
+    return (medians * parts.sum(2)).sum(0) / parts.sum((0, 2))
 
 
 def _classes(ctx: Context) -> Tensor:

@@ -130,3 +130,33 @@ def test_first_token_states_come_in_the_order_of_the_requests():
     close(states, torch.cat([first_token_states(a, [r], [2, 5]) for r in asked], dim=1))
     (batch,) = observe(a, Keeps(LAYERS), [a.encode(asked[1])])
     close(states[0, 1], batch.cut(batch.state["hidden.2"], 0)[:, 0])
+
+
+@families
+def test_prompts_that_share_nothing_are_one_pass_each_and_seen_alike(family):
+    """Three prompts about images of their own, of several lengths; with a limit, in batches of what fits."""
+    a = adapter(family)
+    asked = [requests()[0], requests()[3], requests()[5]]
+    prompts = [a.encode(r) for r in asked]
+    probe = Keeps(LAYERS)
+    (split,) = observe(a, probe, prompts, new_tokens=2, share=False)
+    stages: list[Stage] = []
+
+    class Notes(Keeps):
+        def observe_hidden(self, layer, hidden, ctx):
+            if layer == 0:
+                stages.append(ctx.stage)
+            super().observe_hidden(layer, hidden, ctx)
+
+    (whole,) = observe(a, Notes(LAYERS), prompts, new_tokens=2)
+    assert stages == [Stage.SUFFIX, Stage.DECODE, Stage.DECODE]
+    parts = list(observe(a, Notes(LAYERS), prompts, new_tokens=2, pass_tokens=max(map(len, prompts))))
+    assert [len(part.prompts) for part in parts] == [1, 1, 1]
+    by_id = {prompt.request.id: kept(part, 0) for part in parts for prompt in part.prompts}
+    for row, prompt in enumerate(split.prompts):
+        assert whole.prompts[row] is prompt
+        expected, ours = kept(split, row), kept(whole, row)
+        for name in expected:
+            close(ours[name], expected[name], atol=1e-3)
+            close(by_id[prompt.request.id][name], expected[name], atol=1e-3)
+    assert torch.equal(whole.tokens, split.tokens)

@@ -245,7 +245,7 @@ def planted():
     info = ModelInfo("planted", DEPTH, 4, 2, WIDTH, (DIM,))
     probe = Probe(info, Choice(sink_dims=(DIM,)))
     _, roles = planted_prompts()
-    ctx = Context(Stage.SUFFIX, roles, 28, state=State())
+    ctx = Context(Stage.SUFFIX, roles, 28, state=State(shown=torch.zeros_like(roles)))
     for index, hidden in enumerate(planted_states()):
         probe.observe_hidden(index, hidden, ctx)
     return probe, ctx
@@ -306,6 +306,7 @@ def test_two_passes_keep_what_one_does(planted, cut):
     halves = Probe(whole.info, whole.choice)
     roles, state = ctx.roles, State()
     for start, end in ((0, cut), (cut, 28)):
+        state["shown"] = torch.zeros_like(roles[:, :end])
         part = Context(Stage.SUFFIX, roles[:, :end], end - start, state=state, emits=end == 28)
         for index, hidden in enumerate(planted_states()):
             halves.observe_hidden(index, hidden[:, start:end], part)
