@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check format sinks clean
+.PHONY: install demo test check format sinks calibrations clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,15 @@ sinks: install
 	$(INSPECT) --model tiny-qwen --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-qwen
 	$(INSPECT) --model tiny-internvl --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-internvl
 	$(SINKBENCH) inspect sample --model smol-llava --task scenes_pope --index 0 --output $(SINKS)/sample
+
+# The shipped calibrations: about two minutes a model on a free core.
+CALIBRATIONS = configs/calibrations
+CALIBRATE = HF_HUB_OFFLINE=1 $(SINKBENCH) calibrate
+calibrations: install
+	for model in tiny-llava tiny-qwen tiny-internvl; do \
+	  $(CALIBRATE) iri --model $$model --task scenes_pope --set iri.samples=40 --device cpu --no-pictures \
+	    --output $(CALIBRATIONS)/iri/$$model.json || exit 1; \
+	done
 
 # make reproduce-NAME runs configs/papers/NAME.yaml.
 reproduce-%: install

@@ -9,6 +9,7 @@ from sinkbench.request import Request, Response
 
 if TYPE_CHECKING:
     from sinkbench.adapters import ModelPreset
+    from sinkbench.calibration.artefact import Calibration
     from sinkbench.methods.base import Method
     from sinkbench.spec import RunSpec
 
@@ -56,7 +57,18 @@ class Backend(Protocol):
     def check_model(self, preset: "ModelPreset") -> None:
         """See that the weights can be had."""
 
-    def method(self, spec: "RunSpec", preset: "ModelPreset") -> "Method":
+    def calibrations(
+        self, spec: "RunSpec", preset: "ModelPreset", identity: Mapping[str, Any]
+    ) -> "Mapping[str, Calibration]":
+        """The calibrations that the run's methods take, by method.
+
+        Args:
+            spec: The run.
+            preset: Its model.
+            identity: What identifies the weights (`record.model_identity`).
+        """
+
+    def method(self, spec: "RunSpec", preset: "ModelPreset", calibrations: "Mapping[str, Calibration]") -> "Method":
         """The method with its parameters."""
 
     def task(self, spec: "RunSpec") -> Task:
@@ -83,13 +95,16 @@ class LmEvalTask:
         name: Task name.
         data_dir: Folder with its data, or None.
         params: Values for its parameters.
+
+    Attributes:
+        loaded: lm-eval's task object.
     """
 
     def __init__(self, name: str, data_dir: Path | None, params: Mapping[str, Any]) -> None:
         from sinkbench.tasks import load_task
 
         self._name = name
-        self._task = load_task(name, data_dir, params)
+        self.loaded = load_task(name, data_dir, params)
 
     def describe(self) -> dict[str, Any]:
         """See `Task`; the headline is the first metric of the YAML."""
@@ -99,24 +114,24 @@ class LmEvalTask:
         return {
             "name": self._name,
             "version": info.version,
-            "split": self._task.config.test_split,
-            "fingerprint": task_fingerprint(self._task),
+            "split": self.loaded.config.test_split,
+            "fingerprint": task_fingerprint(self.loaded),
             "scheme": info.scheme,
             "headline": next(iter(info.metrics)),
-            "n_total": len(documents(self._task)),
+            "n_total": len(documents(self.loaded)),
         }
 
     def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
         """See `Task`."""
         from sinkbench.tasks import build_requests
 
-        return build_requests(self._task, image_folder, limit)
+        return build_requests(self.loaded, image_folder, limit)
 
     def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
         """See `Task`."""
         from sinkbench.tasks import score_samples
 
-        metrics, samples = score_samples(self._task, answers)
+        metrics, samples = score_samples(self.loaded, answers)
         return {name: dict(metric) for name, metric in metrics.items()}, samples
 
 
@@ -153,11 +168,23 @@ class LocalBackend:
 
         check_available(preset)
 
-    def method(self, spec: "RunSpec", preset: "ModelPreset") -> "Method":
+    def calibrations(
+        self, spec: "RunSpec", preset: "ModelPreset", identity: Mapping[str, Any]
+    ) -> "Mapping[str, Calibration]":
+        """See `Backend`."""
+        from sinkbench.calibration.lookup import calibrations_for
+        from sinkbench.tasks import dataset_fingerprint
+
+        found = calibrations_for(spec.methods, spec.method_params, preset.name, identity)
+        for calibration in found.values():
+            calibration.check_unseen(spec.task, dataset_fingerprint(spec.task, spec.data_dir))
+        return found
+
+    def method(self, spec: "RunSpec", preset: "ModelPreset", calibrations: "Mapping[str, Calibration]") -> "Method":
         """See `Backend`."""
         from sinkbench.methods import get_method
 
-        return get_method(spec.method, spec.method_params, preset.name)
+        return get_method(spec.method, spec.method_params, preset.name, calibrations)
 
     def task(self, spec: "RunSpec") -> Task:
         """See `Backend`."""

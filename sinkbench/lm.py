@@ -148,14 +148,17 @@ def _load(
     import torch
 
     from sinkbench.adapters import check_available, load_adapter, resolve_model
+    from sinkbench.calibration.lookup import calibrations_for
     from sinkbench.engine import Engine as LocalEngine
     from sinkbench.methods import get_method
+    from sinkbench.record import model_identity
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         device = "auto"
     preset = resolve_model(model)
-    bound = get_method(method, params, preset.name)
     check_available(preset)
+    calibrations = calibrations_for(method.split("+"), params, preset.name, model_identity(preset))
+    bound = get_method(method, params, preset.name, calibrations)
     size: int | Literal["auto"] = "auto" if str(batch_size).startswith("auto") else int(batch_size)
     return LocalEngine(load_adapter(preset, device, dtype), bound, size, seed, share_prefix)
 

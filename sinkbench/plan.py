@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from sinkbench.store import check_writable
 
 if TYPE_CHECKING:
     from sinkbench.adapters import ModelPreset
+    from sinkbench.calibration.artefact import Calibration
     from sinkbench.methods.base import Method
 
 
@@ -27,12 +28,14 @@ class Plan:
         preset: Its model.
         method: Its method with all parameters.
         identity: What identifies the weights (record.model_identity).
+        calibrations: Where parameters of the method come from, by the composed methods' names.
     """
 
     spec: RunSpec
     preset: "ModelPreset"
     method: "Method"
     identity: dict[str, Any]
+    calibrations: "Mapping[str, Calibration]" = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -93,12 +96,13 @@ def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
         if spec.stage in ("all", "answer") or preset.is_local:
             inputs.append(partial(backend.check_model, preset))
     _check_all(inputs)
-    methods = [backend.method(spec, preset) for spec, preset in zip(specs, presets, strict=True)]
     identities = {path: model_identity(preset) for path, preset in {p.path: p for p in presets}.items()}
-    return [
-        Plan(spec, preset, method, identities[preset.path])
-        for spec, preset, method in zip(specs, presets, methods, strict=True)
-    ]
+    plans = []
+    for spec, preset in zip(specs, presets, strict=True):
+        calibrations = backend.calibrations(spec, preset, identities[preset.path])
+        method = backend.method(spec, preset, calibrations)
+        plans.append(Plan(spec, preset, method, identities[preset.path], calibrations))
+    return plans
 
 
 def _check_all(checks: Sequence[Callable[[], None]]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from sinkbench.store import Row
 
 if TYPE_CHECKING:
     from sinkbench.adapters import ModelPreset
+    from sinkbench.calibration.artefact import Calibration
     from sinkbench.methods.base import Method
 
 Record = dict[str, Any]
@@ -63,10 +64,17 @@ def weights_fingerprint(path: Path) -> str:
 
 
 def new_record(
-    run_id: str, spec: RunSpec, preset: "ModelPreset", identity: dict[str, Any], method: "Method", task: dict[str, Any]
+    run_id: str,
+    spec: RunSpec,
+    preset: "ModelPreset",
+    identity: dict[str, Any],
+    method: "Method",
+    task: dict[str, Any],
+    calibrations: "Mapping[str, Calibration] | None" = None,
 ) -> Record:
     """The record of a run that begins."""
     now = _now()
+    used = {name: calibration.summary() for name, calibration in (calibrations or {}).items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -82,6 +90,7 @@ def new_record(
             "params": _plain(method.params()),
             "paper": dataclasses.asdict(method.paper) if method.paper else None,
             "profile": _profile(spec),
+            **({"calibration": used} if used else {}),
         },
         "task": {**task, "params": spec.task_params, "n_run": 0, "n_failed": 0},
         "metrics": {},

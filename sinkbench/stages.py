@@ -30,13 +30,14 @@ class Run:
         reused: Nothing was to be done.
 
     Raises:
-        UsageError: There is no task, and the run has not been prepared.
+        UsageError: There is no task, and the run has not been prepared; or the method was calibrated on its questions.
     """
 
     def __init__(self, plan: Plan, task: Task | None, description: dict[str, Any] | None) -> None:
         self.plan = plan
         self._task = task
         self.store, self._described = _locate(plan, description)
+        _check_unseen(plan, self._described)
         self.record: Record = {}
         self.n_pending = 0
         self.reused = False
@@ -53,7 +54,9 @@ class Run:
             self.store.clear()
         earlier = self.store.read_run()
         run_id = plan.run_id(self._described)
-        record = new_record(run_id, plan.spec, plan.preset, plan.identity, plan.method, self._described)
+        record = new_record(
+            run_id, plan.spec, plan.preset, plan.identity, plan.method, self._described, plan.calibrations
+        )
         self.record = resumed(record, earlier) if earlier else record
         with recorded([self]):
             if plan.spec.stage in ("all", "prepare"):
@@ -183,3 +186,13 @@ def _locate(plan: Plan, description: dict[str, Any] | None) -> tuple[RunStore, d
         f"{output} holds no prepared run of {plan.title} with these settings",
         "Prepare it first, with the same options: --stage prepare.",
     )
+
+
+def _check_unseen(plan: Plan, described: dict[str, Any]) -> None:
+    """See that the method was not calibrated on what the run asks.
+
+    Raises:
+        UsageError: It was.
+    """
+    for calibration in plan.calibrations.values():
+        calibration.check_unseen(plan.spec.task, described["fingerprint"])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sinkbench import __version__
-from sinkbench.cli import assets, bench, doctor, evaluate, inspect, leaderboard, listing, scenes
+from sinkbench.cli import assets, bench, calibrate, doctor, evaluate, inspect, leaderboard, listing, scenes
 
 app = typer.Typer(
     name="sinkbench",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("eval")(evaluate.evaluate)
 app.add_typer(listing.app, name="list")
+app.command("calibrate")(calibrate.calibrate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(inspect.app, name="inspect")
 app.command("bench")(bench.bench)

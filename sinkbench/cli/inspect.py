@@ -5,23 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sinkbench.inspection.prompts import PROMPTS
+
 if TYPE_CHECKING:
     from sinkbench.adapters.presets import ModelPreset
     from sinkbench.diagnostics.sink_dims import SinkDims
 
 app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
-
-PROMPTS = (
-    "How many dogs are there?",
-    "Is there a cat in the image?",
-    "What is written on the sign?",
-    "Please describe this image in detail.",
-    "What do you see?",
-    "Is there a car in the image?",
-    "How many people are there in the image?",
-    "Is there an umbrella in the image?",
-)
-"""Text-only prompts; the first token, which is all that is looked at, precedes them anyway."""
 
 
 @app.command("model")

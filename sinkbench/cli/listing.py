@@ -31,10 +31,11 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print all that is known as JSON.")] = False,
 ) -> None:
     """Methods: what they do and touch, what they cost, and the paper they come from."""
+    from sinkbench.calibration.registry import calibrator_class, calibrator_names
     from sinkbench.cli.console import output_console
-    from sinkbench.cli.method_tables import show_method, show_methods
+    from sinkbench.cli.method_tables import show_method, show_methods, show_settings
     from sinkbench.methods import method_names
-    from sinkbench.methods.describe import describe, in_order
+    from sinkbench.methods.describe import describe, in_order, parameters
 
     known = [describe(name)] if name else in_order(method_names())
     if as_json:
@@ -42,6 +43,8 @@ def methods(
         typer.echo(json.dumps(described[0] if name else described, indent=2, ensure_ascii=False))
     elif name:
         show_method(known[0], output_console())
+        if name in calibrator_names():
+            show_settings(name, parameters(calibrator_class(name)), output_console())
     else:
         show_methods(known, output_console())
 

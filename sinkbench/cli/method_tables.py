@@ -12,13 +12,17 @@ from sinkbench.methods.base import COSTS
 
 if TYPE_CHECKING:
     from sinkbench.methods.base import Paper
-    from sinkbench.methods.describe import Description, Values
+    from sinkbench.methods.describe import Description, Parameter, Values
 
 TABLE_WIDTH = 150
 """Columns of text from which the methods fit into a table; on a narrower console each is a paragraph."""
 
 WIDTHS = {"family": 13, "touches": 20, "calibration": 20, "profiles": 16}
 """Most columns of text for what would crowd out the summaries."""
+
+
+MEANT = ("type", "default", "meaning")
+"""Columns of parameters behind their name."""
 
 
 def show_methods(known: Sequence["Description"], console: Console) -> None:
@@ -39,6 +43,7 @@ def show_method(method: "Description", console: Console) -> None:
         "touches": method.touches,
         "cost": f"{method.cost}: {COSTS[method.cost]}" if method.cost else "",
         "calibration": method.calibration,
+        "calibrated for": ", ".join(method.calibrated),
         "plug-in": method.distribution,
     }
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -47,15 +52,21 @@ def show_method(method: "Description", console: Console) -> None:
             grid.add_row(key, Text(value))
     console.print(Text.assemble((method.name, "bold"), f": {method.summary}\n"))
     console.print(grid)
-    parameters = [(p.name, p.kind, as_typed(p.default), p.meaning) for p in method.parameters]
     for title, columns, rows in (
-        (f"--set {method.name}.PARAM=VALUE", ("parameter", "type", "default", "meaning"), parameters),
+        (f"--set {method.name}.PARAM=VALUE", ("parameter", *MEANT), _parameter_rows(method.parameters)),
         (f"--set {method.name}.profile=NAME", ("profile", "values", "source"), _value_rows(method.profiles)),
         ("Values by model, unless others are given", ("model", "values", "source"), _value_rows(method.models)),
     ):
         if rows:
             console.print()
             console.print(_table(title, columns, rows))
+
+
+def show_settings(name: str, settings: Sequence["Parameter"], console: Console) -> None:
+    """Print the settings of a method's calibration."""
+    console.print()
+    title = f"sinkbench calibrate {name} --set {name}.SETTING=VALUE"
+    console.print(_table(title, ("setting", *MEANT), _parameter_rows(settings)))
 
 
 def as_typed(value: Any) -> str:
@@ -124,6 +135,10 @@ def _citation(paper: "Paper") -> str:
 
 def _profiles(method: "Description") -> str:
     return ", ".join(profile.name for profile in method.profiles)
+
+
+def _parameter_rows(parameters: Iterable["Parameter"]) -> list[tuple[str, ...]]:
+    return [(each.name, each.kind, as_typed(each.default), each.meaning) for each in parameters]
 
 
 def _value_rows(sets: Iterable["Values"]) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sinkbench.methods.plugins import Plugin, load_plugins
 from sinkbench.paths import resource
 
 if TYPE_CHECKING:
+    from sinkbench.calibration.artefact import Calibration
     from sinkbench.methods.base import Method
 
 _CLASSES = {
@@ -74,16 +75,24 @@ def _plugins() -> dict[str, Plugin]:
     return load_plugins(_CLASSES)
 
 
-def get_method(name: str, params: Mapping[str, Any] | None = None, model: str = "") -> "Method":
+def get_method(
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    model: str = "",
+    calibrations: "Mapping[str, Calibration] | None" = None,
+) -> "Method":
     """A method with its hyper-parameters.
 
     A parameter's value is, in this order: what `params` says; the `--set NAME.profile` chosen in
-    configs/methods/NAME.yaml; that file's entry for `model`; the default of the class.
+    configs/methods/NAME.yaml; what a calibration on the model found; that file's entry for `model`; the default of the
+    class.
 
     Args:
         name: "var", or "a+b" to compose.
-        params: Values by parameter name; for a composition by "method.param".
+        params: Values by parameter name; for a composition by "method.param". What `NAME.calibration` says is for
+            `calibration.lookup.calibrations_for`.
         model: Preset name, for per-model values.
+        calibrations: Those to use by method, from `calibrations_for`; none by default.
 
     Raises:
         UsageError: An unknown method or parameter, a value of the wrong type, or a composition that cannot be.
@@ -100,7 +109,12 @@ def get_method(name: str, params: Mapping[str, Any] | None = None, model: str = 
                 f"Write --set METHOD.PARAM=VALUE with METHOD one of: {', '.join(names)}.",
             )
     parts = [
-        _build(cls, {k.partition(".")[2]: v for k, v in qualified.items() if k.startswith(f"{part}.")}, model)
+        _build(
+            cls,
+            {k.partition(".")[2]: v for k, v in qualified.items() if k.startswith(f"{part}.")},
+            model,
+            (calibrations or {}).get(part),
+        )
         for part, cls in zip(names, classes, strict=True)
     ]
     if len(parts) == 1:
@@ -110,17 +124,33 @@ def get_method(name: str, params: Mapping[str, Any] | None = None, model: str = 
     return Composed(tuple(parts))
 
 
-def _build(cls: "type[Method]", params: dict[str, Any], model: str) -> "Method":
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    values = {**_configured(cls.name, model, params.pop("profile", None)), **params}
+def _build(cls: "type[Method]", params: dict[str, Any], model: str, calibration: "Calibration | None") -> "Method":
+    profile = params.pop("profile", None)
+    more = ("profile", "calibration") if cls.calibration else ("profile",)
+    own = {key: value for key, value in params.items() if key not in more}
+    calibrated = calibration.params if calibration else {}
+    values = {**_of_model(cls.name, model), **calibrated, **_of_profile(cls.name, profile), **own}
+    return cls(**typed_fields(cls, cls.name, values, more))
+
+
+def typed_fields(cls: type, owner: str, values: Mapping[str, Any], more: Iterable[str] = ()) -> dict[str, Any]:
+    """Values as the fields of a dataclass declare them.
+
+    Args:
+        cls: The dataclass.
+        owner: What stands before the dot of `--set OWNER.FIELD=VALUE`.
+        values: By field name.
+        more: Further names that one may type, for the suggestions.
+
+    Raises:
+        UsageError: There is no such field, or a value is of the wrong type.
+    """
+    fields = [field.name for field in dataclasses.fields(cls)]
     hints = typing.get_type_hints(cls)
-    for key, value in values.items():
+    for key in values:
         if key not in fields:
-            raise unknown_name(
-                "parameter", f"{cls.name}.{key}", [f"{cls.name}.{known}" for known in (*fields, "profile")]
-            )
-        values[key] = _typed(f"{cls.name}.{key}", value, hints[key])
-    return cls(**values)
+            raise unknown_name("parameter", f"{owner}.{key}", [f"{owner}.{known}" for known in (*fields, *more)])
+    return {key: _typed(f"{owner}.{key}", value, hints[key]) for key, value in values.items()}
 
 
 def method_config(name: str) -> dict[str, Any]:
@@ -130,18 +160,19 @@ def method_config(name: str) -> dict[str, Any]:
     return {key: config.get(key) or {} for key in ("profiles", "models")}
 
 
-def _configured(name: str, model: str, profile: str | None) -> dict[str, Any]:
-    """Values from the method's config: the model's, then the profile's on top."""
-    config = method_config(name)
-    values = dict(config["models"].get(model, {}).get("params", {}))
-    if profile is not None:
-        profiles = config["profiles"]
-        if profile not in profiles:
-            raise UsageError(
-                f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}."
-            )
-        values |= profiles[profile]["params"]
-    return values
+def _of_model(name: str, model: str) -> dict[str, Any]:
+    """Values of the method's config for a model."""
+    return dict(method_config(name)["models"].get(model, {}).get("params", {}))
+
+
+def _of_profile(name: str, profile: str | None) -> dict[str, Any]:
+    """Values of a profile of the method's config."""
+    profiles = method_config(name)["profiles"]
+    if profile is None:
+        return {}
+    if profile not in profiles:
+        raise UsageError(f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}.")
+    return dict(profiles[profile]["params"])
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sinkbench.calibration.lookup import calibrated_models
 from sinkbench.engine.context import Stage
 from sinkbench.methods import distribution, method_class, method_config
 from sinkbench.methods.base import FAMILIES
 
 if TYPE_CHECKING:
-    from sinkbench.methods.base import Method, Paper
+    from sinkbench.methods.base import Paper
 
 _ATTRIBUTE = re.compile(r"    (\w+)(?: \(.*?\))?: *(.*)")
 """The first line of an entry below "Attributes:"."""
@@ -64,6 +65,7 @@ class Description:
         observes: Stages that it looks at and leaves as they are.
         cost: One of `COSTS`, or empty.
         calibration: What must be measured before, or empty.
+        calibrated: Models for which that is at hand, shipped or made by this user.
         distribution: Name and version of the plug-in's distribution; empty for sinkbench's own methods.
         parameters: Its hyper-parameters.
         profiles: Sets of values that `--set NAME.profile=PROFILE` chooses.
@@ -78,6 +80,7 @@ class Description:
     observes: tuple[str, ...]
     cost: str
     calibration: str
+    calibrated: tuple[str, ...]
     distribution: str
     parameters: tuple[Parameter, ...]
     profiles: tuple[Values, ...]
@@ -111,8 +114,9 @@ def describe(name: str) -> Description:
         observes=_stage_names(cls.observes),
         cost=cls.cost,
         calibration=cls.calibration,
+        calibrated=tuple(calibrated_models(name)) if cls.calibration else (),
         distribution=distribution(name),
-        parameters=_parameters(cls),
+        parameters=parameters(cls),
         profiles=_values(config["profiles"]),
         models=_values(config["models"]),
     )
@@ -132,7 +136,8 @@ def _values(entries: dict[str, Any]) -> tuple[Values, ...]:
     return tuple(Values(name, dict(entry["params"]), entry.get("source", "")) for name, entry in entries.items())
 
 
-def _parameters(cls: "type[Method]") -> tuple[Parameter, ...]:
+def parameters(cls: type) -> tuple[Parameter, ...]:
+    """The fields of a frozen dataclass whose docstring explains them below "Attributes:"."""
     hints, meanings = typing.get_type_hints(cls), _meanings(cls)
     return tuple(
         Parameter(field.name, _kind(hints[field.name]), _default(field), meanings.get(field.name, ""))

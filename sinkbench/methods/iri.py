@@ -66,7 +66,8 @@ class Iri(Method):
             if len(values) != model.n_layers:
                 raise UsageError(
                     f"iri.rates_{part}: {len(values)} recovery rates for the {model.n_layers} layers of {model.name}",
-                    f"Measure them by causal tracing and give one a layer: --set iri.rates_{part}=[...].",
+                    f"Measure them by causal tracing: sinkbench calibrate iri --model {model.name} --task scenes_pope. "
+                    f"Or give one a layer: --set iri.rates_{part}=[...].",
                 )
         return IriIntervention(self, rates)
 

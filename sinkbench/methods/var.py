@@ -80,7 +80,7 @@ class Var(Method):
         if not sink_dims:
             raise UsageError(
                 f"var needs the sink dimensions of {model.name}, and none are recorded",
-                f"Run `sinkbench inspect sink-dims --model {model.name}`, then pass --set var.sink_dims=[...] or put "
+                f"Find them: sinkbench calibrate var --model {model.name}. Or pass --set var.sink_dims=[...], or put "
                 "them into the model's preset.",
             )
         if any(not 0 <= dim < model.hidden_size for dim in sink_dims):

@@ -6,7 +6,15 @@ may be changed (`params`); further kinds of data are functions in this package, 
 """
 
 from sinkbench.tasks.catalog import Direction, TaskInfo, task_info, task_names
-from sinkbench.tasks.load import build_requests, check_data, documents, load_task, request_id, task_fingerprint
+from sinkbench.tasks.load import (
+    build_requests,
+    check_data,
+    dataset_fingerprint,
+    documents,
+    load_task,
+    request_id,
+    task_fingerprint,
+)
 from sinkbench.tasks.score import MetricResult, SampleScore, score_samples
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "TaskInfo",
     "build_requests",
     "check_data",
+    "dataset_fingerprint",
     "documents",
     "load_task",
     "request_id",

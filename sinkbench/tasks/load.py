@@ -13,7 +13,7 @@ from sinkbench.scoring.lemmatize import get_lemmatizer
 from sinkbench.tasks.catalog import task_info
 from sinkbench.tasks.images import ImageFiles
 from sinkbench.tasks.pope_data import check_pope
-from sinkbench.tasks.scenes import read_scenes
+from sinkbench.tasks.scenes import dataset_about, read_scenes
 
 _SOURCES: dict[str, Callable[[Mapping[str, Any], str | Path | None, str], object]] = {
     "scenes": lambda settings, data_dir, task: read_scenes(settings, data_dir),
@@ -121,6 +121,16 @@ def task_fingerprint(task: Any) -> str:
         row = {key: value for key, value in document.items() if key not in _PLACES}
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def dataset_fingerprint(name: str, data_dir: str | Path | None = None) -> str:
+    """Equal for tasks whose questions are about the same data set as a whole; empty where it has no such mark.
+
+    Args:
+        name: Task name.
+        data_dir: Folder with its data; None takes the shipped data.
+    """
+    return str(dataset_about(data_dir).get("fingerprint", "")) if task_info(name).source == "scenes" else ""
 
 
 def _has_embedded_images(data: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkbench.errors import UsageError
 from sinkbench.paths import asset
-from sinkbench.tasks.rows import read_rows
+from sinkbench.tasks.rows import parse_row, read_rows
 
 HINT = "Make a complete folder with `sinkbench scenes render --seed 1 --n 200 --out DIR` and add `--data-dir DIR`."
 
@@ -36,3 +36,18 @@ def read_scenes(settings: Mapping[str, Any], data_dir: str | Path | None) -> lis
     return [
         {**row, "cluster": row["image"], "image_path": str(folder / "images" / row["image"]), **files} for row in rows
     ]
+
+
+def dataset_about(folder: str | Path | None) -> dict[str, Any]:
+    """What the dataset.json of a Scenes folder says (seed, split, fingerprint of all tasks' rows); empty without one.
+
+    Args:
+        folder: The folder; None takes the shipped split.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path = (Path(folder) if folder is not None else asset("scenes/val")) / "dataset.json"
+    if not path.is_file():
+        return {}
+    return parse_row(path.read_text(encoding="utf-8"), str(path), HINT)

@@ -30,7 +30,9 @@ def test_the_command_line_loads_nothing_heavy():
     assert HEAVY.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("command", ["eval", "list", "leaderboard", "inspect", "bench", "doctor", "scenes"])
+@pytest.mark.parametrize(
+    "command", ["eval", "list", "calibrate", "leaderboard", "inspect", "bench", "doctor", "scenes"]
+)
 def test_every_command_is_listed_and_explains_itself(sinkbench, command):
     assert command in sinkbench("--help").stdout
     done = sinkbench(command, "--help")

@@ -165,7 +165,10 @@ class FakeBackend:
     def check_model(self, preset: FakePreset) -> None:
         self.calls.append("model")
 
-    def method(self, spec: RunSpec, preset: FakePreset) -> Any:
+    def calibrations(self, spec: RunSpec, preset: FakePreset, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def method(self, spec: RunSpec, preset: FakePreset, calibrations: Mapping[str, Any]) -> Any:
         self.calls.append("method")
         params = {"tau": 20.0, **{key.partition(".")[2]: value for key, value in spec.method_params.items()}}
         return SimpleNamespace(name=spec.method, params=lambda: params, paper=None)

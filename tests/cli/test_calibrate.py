@@ -1,0 +1,43 @@
+"""`sinkbench calibrate`: what it prints, where it writes, and that a run finds it."""
+
+import json
+
+from scenes_folder import write_scenes
+
+
+def test_rates_are_found_shown_and_used(sinkbench, model, tmp_path):
+    learning, home = write_scenes(tmp_path / "learning", 3), {"XDG_DATA_HOME": str(tmp_path / "data")}
+    loose = ("--set", "iri.epsilon=0", "--set", "iri.noise=20", "--set", "iri.categories=[last]")
+    asked = ("--model", model, "--task", "scenes_pope")
+    done = sinkbench("calibrate", "iri", *asked, "--data-dir", learning, *loose, "--no-pictures", env=home)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "data" / "sinkbench" / "calibrations" / "iri" / "tiny-random.json"
+    assert f"Written to {file}." in done.stdout
+    assert "rates_attn: [" in done.stdout
+    assert f"Next: sinkbench eval --model {model} --method iri --task scenes_pope" in done.stdout
+    assert [path.name for path in file.parent.iterdir()] == ["tiny-random.json"]
+    shown = sinkbench("list", "methods", "iri", env=home).stdout
+    assert "tiny-random" in next(line for line in shown.splitlines() if line.startswith("calibrated for"))
+    assert "sinkbench calibrate iri --set iri.SETTING=VALUE" in shown
+    assert "Standard deviation of the Gaussian noise" in " ".join(shown.split())
+    evaluation = write_scenes(tmp_path / "evaluation", 2)
+    run = ("eval", *asked, "--method", "iri", "--output", tmp_path / "runs")
+    done = sinkbench(*run, "--data-dir", evaluation, env=home)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next((tmp_path / "runs").glob("*/run.json")).read_text())
+    assert record["method"]["calibration"]["iri"]["name"] == "iri/tiny-random"
+    done = sinkbench(*run, "--data-dir", learning, env=home)
+    assert done.returncode == 2
+    assert "learned from the very data" in done.stderr
+
+
+def test_mistakes_are_usage_errors_that_say_what_to_type(sinkbench):
+    for arguments, words in (
+        (("gredy", "--model", "tiny-llava"), "Did you mean greedy"),
+        (("pai", "--model", "tiny-llava"), "Those that do: iri, var"),
+        (("iri",), "Add --model NAME"),
+        (("iri", "--model", "tiny-llava"), "Add --task NAME"),
+    ):
+        done = sinkbench("calibrate", *arguments)
+        assert done.returncode == 2
+        assert words in " ".join(done.stderr.split())
