@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sinkbench.backend import Backend
 from sinkbench.errors import UsageError
 from sinkbench.record import model_identity
+from sinkbench.request import Generation
 from sinkbench.spec import RunSpec, run_id
 from sinkbench.store import check_writable
 
@@ -94,11 +95,29 @@ def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
             inputs.append(partial(backend.check_model, preset))
     _check_all(inputs)
     methods = [backend.method(spec, preset) for spec, preset in zip(specs, presets, strict=True)]
+    for spec, method in zip(specs, methods, strict=True):
+        _check_generation(spec, method)
     identities = {path: model_identity(preset) for path, preset in {p.path: p for p in presets}.items()}
     return [
         Plan(spec, preset, method, identities[preset.path])
         for spec, preset, method in zip(specs, presets, methods, strict=True)
     ]
+
+
+def _check_generation(spec: RunSpec, method: "Method") -> None:
+    """See that the method answers as the run asks, which it does not where it has the same setting of its own.
+
+    Raises:
+        UsageError: It does not.
+    """
+    asked = spec.generation.apply(Generation())
+    used = method.generation(asked)
+    for name in spec.generation.model_dump(exclude_none=True):
+        if (own := getattr(used, name)) != getattr(asked, name):
+            raise UsageError(
+                f"{spec.method} answers with {name} {own}, and the run asks for {getattr(asked, name)}",
+                f"Leave {name} of the run out; `sinkbench list methods` shows what {spec.method} lets you set.",
+            )
 
 
 def _check_all(checks: Sequence[Callable[[], None]]) -> None:

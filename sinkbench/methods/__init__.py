@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sinkbench.methods.base import Method
 
 _CLASSES = {
+    "beam": "sinkbench.methods.beam:Beam",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
     "gift": "sinkbench.methods.gift:Gift",
@@ -25,8 +26,10 @@ _CLASSES = {
     "image_scale": "sinkbench.methods.image_scale:ImageScale",
     "iri": "sinkbench.methods.iri:Iri",
     "m3id": "sinkbench.methods.m3id:M3id",
+    "opera": "sinkbench.methods.opera:Opera",
     "pai": "sinkbench.methods.pai:Pai",
     "random_heads": "sinkbench.methods.random_heads:RandomHeads",
+    "sample": "sinkbench.methods.sample:Sample",
     "sparc": "sinkbench.methods.sparc:Sparc",
     "topk_heads": "sinkbench.methods.topk_heads:TopkHeads",
     "vaf": "sinkbench.methods.vaf:Vaf",
