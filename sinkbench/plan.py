@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sinkbench.backend import Backend
 from sinkbench.errors import UsageError
 from sinkbench.record import model_identity
+from sinkbench.request import Generation
 from sinkbench.spec import RunSpec, run_id
 from sinkbench.store import check_writable
 
@@ -101,8 +102,25 @@ def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
     for spec, preset in zip(specs, presets, strict=True):
         calibrations = backend.calibrations(spec, preset, identities[preset.path])
         method = backend.method(spec, preset, calibrations)
+        _check_generation(spec, method)
         plans.append(Plan(spec, preset, method, identities[preset.path], calibrations))
     return plans
+
+
+def _check_generation(spec: RunSpec, method: "Method") -> None:
+    """See that the method answers as the run asks, which it does not where it has the same setting of its own.
+
+    Raises:
+        UsageError: It does not.
+    """
+    asked = spec.generation.apply(Generation())
+    used = method.generation(asked)
+    for name in spec.generation.model_dump(exclude_none=True):
+        if (own := getattr(used, name)) != getattr(asked, name):
+            raise UsageError(
+                f"{spec.method} answers with {name} {own}, and the run asks for {getattr(asked, name)}",
+                f"Leave {name} of the run out; `sinkbench list methods` shows what {spec.method} lets you set.",
+            )
 
 
 def _check_all(checks: Sequence[Callable[[], None]]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinkbench.environment import environment
-from sinkbench.request import Request, Response
+from sinkbench.request import Generation, Request, Response
 from sinkbench.spec import RunSpec
 from sinkbench.store import Row
 
@@ -25,6 +25,9 @@ Record = dict[str, Any]
 SCHEMA_VERSION = 1
 UNSCORED: Row = {"parsed": None, "score": None, "cluster": None, "counts": None, "group": None}
 """What scoring adds to a line of samples.jsonl, before it has."""
+
+_LATER = {"num_beams": 1, "length_penalty": 1.0, "candidates": 0, "patience": 0}
+"""Generation settings that earlier releases did not have, as these generated; left out, so that hashes stay."""
 
 _WHOLE = 64 * 2**20
 """Files up to this size (bytes) enter a fingerprint whole; of larger ones the size, the first and the last MiB do."""
@@ -91,6 +94,7 @@ def new_record(
             "paper": dataclasses.asdict(method.paper) if method.paper else None,
             "profile": _profile(spec),
             **({"calibration": used} if used else {}),
+            **_settled(spec, method),
         },
         "task": {**task, "params": spec.task_params, "n_run": 0, "n_failed": 0},
         "metrics": {},
@@ -111,6 +115,14 @@ def resumed(record: Record, earlier: Record) -> Record:
 def _profile(spec: RunSpec) -> Any:
     chosen = {key.partition(".")[0]: value for key, value in spec.method_params.items() if key.endswith(".profile")}
     return chosen.get(spec.method, chosen or None)
+
+
+def _settled(spec: RunSpec, method: "Method") -> dict[str, Any]:
+    """The generation settings that the method changes, as it uses them, under "generation"; empty if there are none."""
+    asked = spec.generation.apply(Generation())
+    used = vars(method.generation(asked))
+    changed = {key: value for key, value in used.items() if value != getattr(asked, key)}
+    return {"generation": changed} if changed else {}
 
 
 def _plain(value: Any) -> Any:
@@ -137,7 +149,8 @@ def _now() -> str:
 def prompt_hash(request: Request) -> str:
     """SHA-256 (hex) of the conversation and the generation settings."""
     # As dataclasses.asdict has it, which copies so deeply that it takes four times as long as all the rest.
-    asked = {"messages": [vars(message) for message in request.messages], "generation": vars(request.generation)}
+    settings = {key: value for key, value in vars(request.generation).items() if _LATER.get(key) != value}
+    asked = {"messages": [vars(message) for message in request.messages], "generation": settings}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sinkbench.errors import SampleError
+from sinkbench.errors import SampleError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,6 +85,13 @@ class Generation:
         top_p: Nucleus mass when sampling.
         seed: With the request id, seeds the sample's own generator, so that batches do not change answers.
         ignore_eos: Generate exactly `max_new_tokens` (speed measurements).
+        num_beams: Hypotheses that a beam search keeps for each answer; 1 searches nothing.
+        length_penalty: A hypothesis of n tokens is worth its log-probability / n^length_penalty.
+        candidates: Next tokens of each hypothesis that a search tries before it chooses; 0 tries none.
+        patience: Where it tries: steps after which it goes back to a token that governs all others.
+
+    Raises:
+        UsageError: A search is asked for and sampling too, or there are no beams.
     """
 
     max_new_tokens: int = 128
@@ -94,6 +101,29 @@ class Generation:
     top_p: float = 1.0
     seed: int = 0
     ignore_eos: bool = False
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    candidates: int = 0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1:
+            raise UsageError(f"a search with {self.num_beams} beams keeps no answer", "Give 1 or more.")
+        if self.searches and self.do_sample:
+            raise UsageError(
+                "an answer is either sampled or searched for, and both are asked for",
+                "Leave out what samples (the method sample, or do_sample) or what searches (the method beam or opera).",
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether several hypotheses or candidates of an answer are compared."""
+        return self.num_beams > 1 or self.candidates > 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of one answer in a decode pass."""
+        return self.num_beams * max(1, self.candidates)
 
 
 @dataclass(frozen=True)

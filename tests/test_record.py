@@ -22,6 +22,9 @@ def row(request=REQUEST, error=""):
 
 def test_the_prompt_hash_is_that_of_earlier_releases():
     asked = {key: value for key, value in dataclasses.asdict(REQUEST).items() if key in ("messages", "generation")}
+    # What later releases let a request ask for, where it does not ask for it.
+    later = {"num_beams": 1, "length_penalty": 1.0, "candidates": 0, "patience": 0}
+    assert {key: asked["generation"].pop(key) for key in later} == later
     assert prompt_hash(REQUEST) == hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -35,6 +38,8 @@ def test_an_answer_is_known_by_its_question():
         {"messages": (Message("user", "<image>Is there a cat?"),)},
         {"images": (ImageRef("a.png", "1" * 64),)},
         {"generation": Generation(max_new_tokens=5)},
+        {"generation": dataclasses.replace(REQUEST.generation, num_beams=5)},
+        {"generation": dataclasses.replace(REQUEST.generation, length_penalty=2.0)},
     ],
 )
 def test_other_words_images_and_settings_are_another_question(changes):

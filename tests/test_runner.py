@@ -140,6 +140,27 @@ def test_a_wrong_name_in_the_last_run_costs_nothing(spec, task, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_record_says_how_a_method_of_its_own_settings_answered(spec, task):
+    sampled = vary(spec, method="sample", params={"sample.temperature": 0.5})
+    plain, drawn = runner.run([spec, sampled], backend=FakeBackend(task, always("yes")))
+    validate(drawn.record, "run")
+    assert "generation" not in plain.record["method"]
+    assert drawn.record["method"]["generation"] == {"do_sample": True, "temperature": 0.5}
+
+
+def test_a_run_cannot_ask_for_what_its_method_decides(spec, task):
+    for asked in ({"temperature": 0.7}, {"do_sample": False}):
+        backend = FakeBackend(task, always("yes"))
+        with pytest.raises(UsageError, match=f"sample answers with {next(iter(asked))}") as caught:
+            runner.run([vary(spec, method="sample", generation=asked)], backend=backend)
+        assert "Leave" in caught.value.hint
+        assert not backend.engines
+    runner.run(
+        [vary(spec, method="sample", generation={"do_sample": True, "max_new_tokens": 3})],
+        backend=FakeBackend(task, always("yes")),
+    )
+
+
 def test_cheap_checks_come_first(spec, task):
     backend = FakeBackend(task, always("yes"))
     runner.run([spec], backend=backend)

@@ -35,7 +35,8 @@ class Budget:
         samples: Most samples.
         slots: Most slots of the KV cache, those of shared prefixes counted once.
         pass_tokens: Most tokens in one pass over prompts. One sample alone may take more.
-        branches: How often each sample is decoded: twice where a method contrasts two branches.
+        branches: Rows of each sample in decode passes: two where a method contrasts two branches, and these for each
+            row of a search that a method asks for. Rows that a prompt's own settings ask for come on top.
     """
 
     samples: int
@@ -48,13 +49,21 @@ class Budget:
         return replace(self, samples=min(self.samples, samples))
 
     @classmethod
-    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"], branches: int = 1) -> "Budget":
-        """A fixed number of samples, or what the device's free memory holds."""
+    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"], branches: int = 1, searched: int = 1) -> "Budget":
+        """A fixed number of samples, or what the device's free memory holds.
+
+        Args:
+            adapter: The model.
+            batch_size: The number, or "auto".
+            branches: Rows of each sample in decode passes.
+            searched: Rows of each sample that a search compares: their logits are all held at once.
+        """
         kind = _kind(adapter)
         if batch_size != "auto":
             return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size), branches=branches)
         per_token = kv_bytes_per_token(adapter.language_model.config, adapter.dtype)
-        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * _free_bytes(adapter) / per_token), _PASS_TOKENS[kind], branches)
+        slots, samples = int(_MEMORY_SHARE * _free_bytes(adapter) / per_token), max(1, _SAMPLES[kind] // searched)
+        return cls(samples, slots, _PASS_TOKENS[kind], branches)
 
 
 def observed_tokens(adapter: Adapter) -> int:
@@ -94,8 +103,9 @@ class _Draft:
         samples = len(self.prompts) + len(group)
         prefix = max(self.prefix, group[0].prefix_length)
         suffix = max(self.suffix, *(len(p) - p.prefix_length for p in group))
-        room = group[0].request.generation.max_new_tokens
-        slots = (self.prefixes + 1) * prefix + budget.branches * samples * (suffix + room)
+        settings = group[0].request.generation
+        rows = budget.branches * settings.rows * samples
+        slots = (self.prefixes + 1) * prefix + rows * (suffix + settings.max_new_tokens)
         within = samples * suffix <= budget.pass_tokens or samples == 1
         return samples <= budget.samples and slots <= budget.slots and within
 

@@ -125,6 +125,12 @@ class SlotCache(Cache):
             self.groups = [self.groups[sample] for sample in chosen]
             self.grouping = None
 
+    def reorder(self, index: Tensor, slots: slice) -> None:
+        """Copy these slots from the samples `index` (B,), of which each has all other slots in common with its copy."""
+        for store in (self.keys, self.values):
+            for tensor in store.values():
+                tensor[:, :, slots] = tensor[:, :, slots].index_select(0, index)
+
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sample takes over all layers."""
         return sum(2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in self.keys.values())

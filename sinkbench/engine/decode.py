@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
+from sinkbench.engine.endings import Endings
 from sinkbench.engine.graph import CapturedPass
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
-from sinkbench.request import Generation, Request, Response
+from sinkbench.request import Generation, Response
 
 _COMPACT_BELOW = 0.5
 """Finished samples are dropped from the cache once fewer than this share of its rows is alive."""
-
-_STOP_TAIL = 32
-"""Tokens at an answer's end in which a stop string is looked for after each step."""
 
 _CAPTURE_AFTER = 1
 """Passes of a batch that run uncaptured first: short answers never pay for a capture."""
@@ -30,23 +28,29 @@ class Decoder:
     """The decode loop of one batch.
 
     Args:
-        adapter: Decodes tokens.
+        adapter: The model.
         stream: The batch.
-        prompts: Its B prompts, with equal generation settings.
+        prompts: Its B prompts.
+        settings: How their answers are generated.
         seed: Added to each request's own seed when sampling.
         capture: Whether decode passes may be captured as CUDA graphs.
     """
 
     def __init__(
-        self, adapter: Adapter, stream: Stream, prompts: Sequence[Prompt], seed: int = 0, capture: bool = False
+        self,
+        adapter: Adapter,
+        stream: Stream,
+        prompts: Sequence[Prompt],
+        settings: Generation,
+        seed: int = 0,
+        capture: bool = False,
     ) -> None:
-        self.adapter = adapter
         self.stream = stream
         self.prompts = prompts
-        self.settings: Generation = prompts[0].request.generation
+        self.settings = settings
         self.steps = 0
-        self.generators = [_generator(prompt.request, seed, adapter.device) for prompt in prompts]
-        self.eos = set(adapter.eos)
+        self.generators = [_generator(prompt.request.id, settings, seed, adapter.device) for prompt in prompts]
+        self.endings = Endings(adapter, settings)
         self.capture = capture
         self._captured: CapturedPass | None = None
         self._since_change = 0
@@ -69,7 +73,7 @@ class Decoder:
                 if sample not in alive:
                     continue
                 answers[sample].append(token)
-                if self._ends(token, answers[sample]):
+                if self.endings.ends(answers[sample]):
                     finish[sample] = "stop"
                     alive.remove(sample)
                 elif len(answers[sample]) == self.settings.max_new_tokens:
@@ -83,7 +87,7 @@ class Decoder:
                 self.stream.keep(kept)
                 self._captured, self._since_change = None, 0
             scores = self._step(chosen) if ahead is None else ahead
-        return [self._response(i, answers[i], finish[i]) for i in range(len(self.prompts))]
+        return [self.endings.response(*of) for of in zip(self.prompts, answers, finish, strict=True)]
 
     def _read_while_running(self, chosen: Tensor) -> tuple[list[int], Tensor | None]:
         """The chosen tokens on the host; a captured pass over them is under way by then, if one more may be needed.
@@ -128,30 +132,6 @@ class Decoder:
         ]
         return torch.cat(draws)
 
-    def _ends(self, token: int, answer: list[int]) -> bool:
-        if token in self.eos and not self.settings.ignore_eos:
-            return True
-        if not self.settings.stop:
-            return False
-        tail = self.adapter.decode(answer[-_STOP_TAIL:])
-        return any(stop in tail for stop in self.settings.stop)
-
-    def _response(self, sample: int, tokens: list[int], finish: Literal["stop", "length"]) -> Response:
-        prompt = self.prompts[sample]
-        text = self.adapter.decode(tokens)
-        for stop in self.settings.stop:
-            text = text.partition(stop)[0]
-        visual_tokens = prompt.visual_tokens
-        return Response(
-            id=prompt.request.id,
-            text=text.strip(),
-            prompt_tokens=len(prompt),
-            new_tokens=len(tokens),
-            visual_tokens=visual_tokens,
-            visual_tokens_kept=visual_tokens,
-            finish=finish,
-        )
-
 
 def _reader(tokens: Tensor) -> Callable[[], list[int]]:
     """Start to copy tokens (R,) to the host; the function waits for them, and not for what the device does next."""
@@ -169,9 +149,9 @@ def _reader(tokens: Tensor) -> Callable[[], list[int]]:
     return read
 
 
-def _generator(request: Request, seed: int, device: torch.device) -> torch.Generator | None:
+def _generator(id: str, settings: Generation, seed: int, device: torch.device) -> torch.Generator | None:
     """A sample's own random numbers, whatever batch it is in."""
-    if not request.generation.do_sample:
+    if not settings.do_sample:
         return None
-    digest = hashlib.sha256(f"{seed}/{request.generation.seed}/{request.id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{settings.seed}/{id}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

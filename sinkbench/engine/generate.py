@@ -3,21 +3,24 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.batching import Budget, plan_batches
+from sinkbench.engine.beams import BeamSearch
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.retrospection import RetrospectiveSearch
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
-from sinkbench.request import Request, Response
+from sinkbench.request import Generation, Request, Response
 
 _WEIGHTS_AT_ONCE = 1 << 28
 """Attention weights of whole prompts that are written down at once, in numbers."""
@@ -51,13 +54,30 @@ class Timings:
     decode_s: float = 0.0
     kv_bytes_per_token: int = 0
 
+    def count(self, responses: Sequence[Response], steps: int, kv_bytes_per_token: int) -> None:
+        """Add answers and the decode passes that they took."""
+        self.answers += len(responses)
+        self.prompt_tokens += sum(r.prompt_tokens for r in responses)
+        self.new_tokens += sum(r.new_tokens for r in responses)
+        self.visual_tokens += sum(r.visual_tokens for r in responses)
+        self.decode_steps += steps
+        self.kv_bytes_per_token = kv_bytes_per_token
+
 
 @dataclass
 class Lane:
-    """A method in the engine: bound, and how long it took."""
+    """A method in the engine.
+
+    Attributes:
+        method: Bound to the model.
+        edits_prefix: Whether it edits how images are read or what comes before their end.
+        generation: From the settings that a prompt asks for to those under which the method answers.
+        timings: How long it took.
+    """
 
     method: Intervention
     edits_prefix: bool
+    generation: Callable[[Generation], Generation]
     timings: Timings = field(default_factory=Timings)
 
 
@@ -87,11 +107,12 @@ class Engine:
         self.adapter = adapter
         named = {methods.name: methods} if isinstance(methods, Method) else methods
         self.lanes = {
-            name: Lane(method.bind(adapter.info), bool(method.edits & (Stage.VISION | Stage.PREFIX)))
+            name: Lane(method.bind(adapter.info), bool(method.edits & (Stage.VISION | Stage.PREFIX)), method.generation)
             for name, method in named.items()
         }
-        branches = 2 if any(method.contrasts for method in named.values()) else 1
-        self.budget = Budget.of(adapter, batch_size, branches)
+        searched = {name: method.generation(Generation()).rows for name, method in named.items()}
+        rows = max(searched[name] * (2 if method.contrasts else 1) for name, method in named.items())
+        self.budget = Budget.of(adapter, batch_size, rows, max(searched.values()))
         self.seed = seed
         self.share_prefix = share_prefix
         self.static = adapter.device.type == "cuda"
@@ -266,21 +287,49 @@ class Engine:
         """Suffix and decode of a batch under a method; `features` where the prompts are run whole."""
         start = time.perf_counter()
         lane = self.lanes[name]
-        room = prompts[0].request.generation.max_new_tokens
+        settings = lane.generation(prompts[0].request.generation)
+        if settings.candidates:
+            return self._search_apart(name, settings, prompts, branches, prefixes, features)
+        room = settings.max_new_tokens
         stream = Stream(self.adapter, lane.method, name, prompts, prefixes, room, self.static, branches, features)
         scores = stream.prefill()
-        t = lane.timings
-        t.suffix_s += self._since(start)
+        lane.timings.suffix_s += self._since(start)
         start = time.perf_counter()
-        decoder = Decoder(self.adapter, stream, prompts, self.seed, self.graphs and stream.capturable)
+        decoder: Decoder | BeamSearch
+        if settings.searches:
+            decoder = BeamSearch(self.adapter, stream, prompts, settings)
+        else:
+            capture = self.graphs and stream.capturable
+            decoder = Decoder(self.adapter, stream, prompts, settings, self.seed, capture)
         responses = decoder.run(scores)
-        t.decode_s += self._since(start)
-        t.answers += len(responses)
-        t.prompt_tokens += sum(r.prompt_tokens for r in responses)
-        t.new_tokens += sum(r.new_tokens for r in responses)
-        t.visual_tokens += sum(r.visual_tokens for r in responses)
-        t.decode_steps += decoder.steps
-        t.kv_bytes_per_token = stream.cache.bytes_per_token()
+        lane.timings.decode_s += self._since(start)
+        lane.timings.count(responses, decoder.steps, stream.cache.bytes_per_token())
+        return responses
+
+    def _search_apart(
+        self,
+        name: str,
+        settings: Generation,
+        prompts: Sequence[Prompt],
+        branches: Sequence[Prompt],
+        prefixes: Prefixes,
+        features: Mapping[str, ImageFeatures] | None,
+    ) -> list[Response]:
+        """The same where each sample has a search of its own, which may go back by itself; all is decoding time."""
+        start = time.perf_counter()
+        lane = self.lanes[name]
+        responses: list[Response] = []
+        steps = 0
+        for number, prompt in enumerate(prompts):
+            branch, room = branches[number : number + 1], settings.max_new_tokens
+            opened = partial(
+                Stream, self.adapter, lane.method, name, [prompt], prefixes, room, branches=branch, features=features
+            )
+            search = RetrospectiveSearch(self.adapter, opened, prompt, settings)
+            responses.append(search.run())
+            steps += search.steps
+        lane.timings.decode_s += self._since(start)
+        lane.timings.count(responses, steps, search.stream.cache.bytes_per_token())
         return responses
 
     def _since(self, start: float) -> float:

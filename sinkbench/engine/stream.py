@@ -77,6 +77,7 @@ class Stream:
         self.longest = max(next_positions) + max_new_tokens
         self.untouched = torch.arange(self.n + len(branch), device=device) >= self.n if branch else None
         self.filled = max(segment.ids.shape[1] for segment in (self.suffix, self.branch) if segment)
+        self.first_own = self.filled
         capacity = self.filled + max_new_tokens
         all_groups = [*groups, *branch_groups]
         self.cache = SlotCache(len(all_groups), capacity, prefixes.cache, all_groups)
@@ -209,11 +210,29 @@ class Stream:
             ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])
         return self.method.edit_logits(logits[: self.n], ctx)
 
+    def rate(self) -> tuple[Tensor, Tensor]:
+        """What the method says of the tokens of the last step: (B,) costs and (B,) int64 trusted tokens."""
+        costs, trusted = self.method.rate_tokens(self.context)
+        return costs[: self.n], trusted[: self.n]
+
     def keep(self, index: Tensor) -> None:
-        """Go on with the samples `index` (N,) only."""
+        """Go on with the samples `index` (N,) only; an index may repeat."""
         self._fork_branch()
-        branch = [] if self.untouched is None else [index + self.n]
-        self._select(torch.cat((index, *branch)), len(index))
+        self._select(self._with_branch(index), len(index))
+
+    def reorder(self, index: Tensor) -> None:
+        """Let each sample go on as another one of the same prompt: `keep` for `index` (B,) where no prompt moves.
+
+        Only what was generated is copied.
+        """
+        self._fork_branch()
+        rows = self._with_branch(index)
+        self.cache.reorder(rows, slice(self.first_own, self.filled))
+        self.state = self.state.select(rows)
+
+    def _with_branch(self, index: Tensor) -> Tensor:
+        """The samples and their branches."""
+        return index if self.untouched is None else torch.cat((index, index + self.n))
 
     def _select(self, index: Tensor, n: int) -> None:
         """Keep the samples and branch samples `index`, of which the first n are samples."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "act": "sinkbench.methods.act:Act",
+    "beam": "sinkbench.methods.beam:Beam",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
     "dual_stream": "sinkbench.methods.dual_stream:DualStream",
@@ -30,8 +31,10 @@ _CLASSES = {
     "m3id": "sinkbench.methods.m3id:M3id",
     "mma_mask": "sinkbench.methods.mma_mask:MmaMask",
     "no_vis_vis": "sinkbench.methods.no_vis_vis:NoVisVis",
+    "opera": "sinkbench.methods.opera:Opera",
     "pai": "sinkbench.methods.pai:Pai",
     "random_heads": "sinkbench.methods.random_heads:RandomHeads",
+    "sample": "sinkbench.methods.sample:Sample",
     "sparc": "sinkbench.methods.sparc:Sparc",
     "topk_heads": "sinkbench.methods.topk_heads:TopkHeads",
     "vaf": "sinkbench.methods.vaf:Vaf",

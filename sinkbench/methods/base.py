@@ -17,7 +17,7 @@ from sinkbench.errors import UsageError
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
-    from sinkbench.request import Request
+    from sinkbench.request import Generation, Request
 
 
 Part = Literal["attn", "mlp", "block"]
@@ -278,6 +278,15 @@ class Intervention:
         """Edit next-token logits (B, V) float32."""
         return logits
 
+    def rate_tokens(self, ctx: Context) -> tuple[Tensor, Tensor]:
+        """What the tokens of this decode pass cost; asked where the method's `generation` has candidates.
+
+        Returns:
+            (B,) float32 by which each token's logit is lowered. And (B,) int64: the number of the generated token that
+            it trusts most, 0 for the answer's first; a search goes back to tokens that are trusted for long.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has candidates tried but does not rate them")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -310,6 +319,14 @@ class Method:
             UsageError: The model lacks something that the method needs; the hint says how to get it.
         """
         raise NotImplementedError
+
+    def generation(self, generation: "Generation") -> "Generation":
+        """The settings under which the method answers where a task asks for `generation`.
+
+        Raises:
+            UsageError: The method cannot answer under such settings.
+        """
+        return generation
 
     @property
     def contrasts(self) -> bool:

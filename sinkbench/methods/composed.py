@@ -13,7 +13,7 @@ from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
-    from sinkbench.request import Request
+    from sinkbench.request import Generation, Request
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class Composed(Method):
                 f"{self.name}: {branching[0]}'s second branch sees images, and another part edits how they are read",
                 "Compose it with methods that act after the image only.",
             )
+
+    def generation(self, generation: "Generation") -> "Generation":
+        """What the parts make of the settings in order."""
+        for part in self.parts:
+            generation = part.generation(generation)
+        return generation
 
     @property
     def contrasts(self) -> bool:
@@ -209,3 +215,8 @@ class ComposedIntervention(Intervention):
         for part in self.parts:
             logits = part.edit_logits(logits, ctx)
         return logits
+
+    def rate_tokens(self, ctx: Context) -> tuple[Tensor, Tensor]:
+        """By the one part that has candidates tried."""
+        raters = [part for part in self.parts if type(part).rate_tokens is not Intervention.rate_tokens]
+        return raters[0].rate_tokens(ctx)

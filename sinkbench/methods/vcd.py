@@ -39,7 +39,7 @@ def diffuse(pixels: Tensor, noise: Tensor, step: int) -> Tensor:
 class Vcd(Contrastive):
     """Visual Contrastive Decoding.
 
-    The published numbers are of direct sampling (temperature 1, top-p 1): compare with a run that samples.
+    The published numbers are of direct sampling (temperature 1, top-p 1): run `sample+vcd`, and compare with `sample`.
 
     Attributes:
         noise_step: Steps of diffusion that the image goes through, 0 to 999.

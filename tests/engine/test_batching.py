@@ -71,8 +71,10 @@ def test_automatic_budget_follows_free_memory_and_contrast():
     from sinkbench.engine.generate import Engine
 
     a = adapter("llava")
-    plain, contrast = (Engine(a, method(name)).budget for name in ("greedy", "pai"))
-    assert (plain.branches, contrast.branches) == (1, 2)
+    plain, contrast, beams = (Engine(a, method(name)).budget for name in ("greedy", "pai", "pai+beam"))
+    assert (plain.branches, contrast.branches, beams.branches) == (1, 2, 6)
+    assert beams.samples == plain.samples // 3
+    assert Engine(a, {name: method(name) for name in ("beam", "pai")}).budget.branches == 3
     per_token = kv_bytes_per_token(a.language_model.config, a.dtype)
     assert per_token == 2 * 6 * 2 * 16 * 4
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

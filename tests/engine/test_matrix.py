@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness import (
     ACTIVE,
+    DECODING,
     FAMILIES,
     NEUTRAL,
     adapter,
@@ -34,7 +35,8 @@ WITHOUT_IMAGE = (
 
 families = pytest.mark.parametrize("family", FAMILIES)
 active = pytest.mark.parametrize(("family", "name"), pairs(ACTIVE))
-edits = pytest.mark.parametrize(("family", "name"), pairs(name for name in ACTIVE if name != "greedy"))
+edits = pytest.mark.parametrize(("family", "name"), pairs(name for name in ACTIVE if name not in DECODING))
+chooses = pytest.mark.parametrize(("family", "name"), pairs(name for name in DECODING if name != "greedy"))
 
 
 @torch.inference_mode()
@@ -78,6 +80,15 @@ def test_active_parameters_change_the_logits(family, name):
             assert difference > 1e-3, request.id
         elif name in WITHOUT_IMAGE:
             assert difference < 1e-4, "without an image there is nothing to edit"
+
+
+@chooses
+def test_another_choice_of_tokens_gives_other_answers_from_the_same_logits(family, name):
+    a, asked = adapter(family), requests()
+    forced = forced_tokens(len(asked), 1)
+    assert torch.equal(logits(a, method(name), asked, forced), logits(a, method("greedy"), asked, forced))
+    chosen, greedy = (answers(a, method(m), asked) for m in (name, "greedy"))
+    assert sum(chosen[key] != greedy[key] for key in greedy) >= 2
 
 
 @active

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from sinkbench.errors import UsageError, unknown_name
+from sinkbench.methods import get_method
 from sinkbench.request import Generation, ImageRef, Message, Request, Response
 from sinkbench.scoring import pope
 from sinkbench.scoring.metric import evaluate, record
@@ -132,7 +133,7 @@ class FakePreset:
 
 
 class FakeBackend:
-    """Knows the task "fake", the models "tiny" and "small", and the methods "greedy", "var" and "pai".
+    """Knows the task "fake", the models "tiny" and "small", and the methods "greedy", "var", "pai" and "sample".
 
     Args:
         task: What `load` gives.
@@ -150,7 +151,7 @@ class FakeBackend:
         self.calls.append("names")
         for kind, name, known in (
             ("model", spec.model, ["tiny", "small"]),
-            ("method", spec.method, ["greedy", "var", "pai"]),
+            ("method", spec.method, ["greedy", "var", "pai", "sample"]),
             ("task", spec.task, ["fake"]),
         ):
             if name not in known:
@@ -170,8 +171,10 @@ class FakeBackend:
 
     def method(self, spec: RunSpec, preset: FakePreset, calibrations: Mapping[str, Any]) -> Any:
         self.calls.append("method")
+        if spec.method == "sample":
+            return get_method(spec.method, spec.method_params)
         params = {"tau": 20.0, **{key.partition(".")[2]: value for key, value in spec.method_params.items()}}
-        return SimpleNamespace(name=spec.method, params=lambda: params, paper=None)
+        return SimpleNamespace(name=spec.method, params=lambda: params, paper=None, generation=lambda asked: asked)
 
     def task(self, spec: RunSpec) -> FakeTask:
         self.calls.append("task")

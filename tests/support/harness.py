@@ -40,6 +40,11 @@ ACTIVE: dict[str, dict[str, object]] = {
     "no_vis_vis": {},
     "no_vis_vis-bypass": {"no_vis_vis.rows": "bypass", "no_vis_vis.layers": [1, 3]},
     "no_vis_vis-alone": {"no_vis_vis.see_prefix": False},
+    "beam": {"beam.beams": 3},
+    "opera": {"opera.beams": 2, "opera.candidates": 3, "opera.penalty_weight": 5.0},
+    "pai+beam": {"pai.alpha": 0.8, "pai.gamma": 1.5, "pai.first_token": "always", "beam.beams": 3},
+    "sample": {"sample.temperature": 1.5},
+    "sample+vcd": {"vcd.noise_step": 900, "vcd.beta": 1e-3},
     "damo": {"damo.tau": 0.9},
     "dola": {"dola.layers": "low"},
     "iri+pai": {"iri.rates_attn": [0.1, 0.9, 0.5, 0.3, 0.2, 0.4], "iri.rates_mlp": [0.5] * 6, "pai.gamma": 1.5},
@@ -84,6 +89,9 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "act": {"act.all_heads": True, "act.tau": 0.02, "act.beta": 1.0},
     "act-tau": {"act.all_heads": True, "act.tau": 1.0},
     "mma_mask": {"mma_mask.gamma": 1e9},
+    "beam": {"beam.beams": 1},
+    "opera": {"opera.candidates": 1, "opera.threshold": 1000},
+    "sample": {"sample.top_p": 1e-6},
     "damo": {"damo.tau": -1.0},
     "iri": {"iri.lambda_attn": 0.0, "iri.lambda_mlp": 0.0, "iri.rates_attn": [0.5] * 6, "iri.rates_mlp": [0.5] * 6},
     "dual_stream": {
@@ -106,6 +114,10 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "var+pai": {"var.take": 0.0, "pai.alpha": 0.0, "pai.gamma": 1.0},
 }
 """Parameters under which each method changes nothing."""
+
+
+DECODING = ("beam", "greedy", "opera", "sample")
+"""Methods that leave the logits as they are, and choose among them."""
 
 
 EVERYWHERE = ("greedy", "gift", "pai", "var+vhr", "var+vcd", "iri+pai")
