@@ -39,9 +39,11 @@ def variant(name: str, model: ModelInfo, made_up: Parameters) -> Method:
     fixed: Parameters = {
         "gift": {"content": "all"},
         ATTENTION_ONLY: {"gamma": 1.0},
+        "dual_stream": {} if model.vision_class_tokens else {"queries": "mean"},
         # Random weights seldom do what these wait for.
         "damo": {"tau": 1.0},
         "sparc": {"tau": 0.0},
+        "act": {"all_heads": True},
         "iri": {"rates_attn": rising, "rates_mlp": rising},
     }
     params: dict[str, Any] = {}

@@ -24,6 +24,7 @@ GROUP = "sinkbench.calibrators"
 """The entry point group: a method's name = module:Class."""
 
 _CLASSES = {
+    "act": "sinkbench.calibration.act:FindHeads",
     "iri": "sinkbench.calibration.iri:TraceRates",
     "var": "sinkbench.calibration.var:FindSinks",
 }
