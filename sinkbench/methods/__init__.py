@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sinkbench.methods.base import Method
 
 _CLASSES = {
+    "carve": "sinkbench.methods.carve:Carve",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
     "gift": "sinkbench.methods.gift:Gift",
@@ -26,6 +27,7 @@ _CLASSES = {
     "iri": "sinkbench.methods.iri:Iri",
     "m3id": "sinkbench.methods.m3id:M3id",
     "pai": "sinkbench.methods.pai:Pai",
+    "random_crop": "sinkbench.methods.random_crop:RandomCrop",
     "random_heads": "sinkbench.methods.random_heads:RandomHeads",
     "sparc": "sinkbench.methods.sparc:Sparc",
     "topk_heads": "sinkbench.methods.topk_heads:TopkHeads",
@@ -33,6 +35,8 @@ _CLASSES = {
     "var": "sinkbench.methods.var:Var",
     "vcd": "sinkbench.methods.vcd:Vcd",
     "vhr": "sinkbench.methods.vhr:Vhr",
+    "vicrop": "sinkbench.methods.vicrop:Vicrop",
+    "visual_funnel": "sinkbench.methods.visual_funnel:VisualFunnel",
 }
 
 

@@ -64,6 +64,7 @@ class Description:
         observes: Stages that it looks at and leaves as they are.
         cost: One of `COSTS`, or empty.
         calibration: What must be measured before, or empty.
+        refocuses: Whether it answers another request than was asked.
         distribution: Name and version of the plug-in's distribution; empty for sinkbench's own methods.
         parameters: Its hyper-parameters.
         profiles: Sets of values that `--set NAME.profile=PROFILE` chooses.
@@ -78,6 +79,7 @@ class Description:
     observes: tuple[str, ...]
     cost: str
     calibration: str
+    refocuses: bool
     distribution: str
     parameters: tuple[Parameter, ...]
     profiles: tuple[Values, ...]
@@ -88,6 +90,7 @@ class Description:
         """What it edits and what else it reads, in words."""
         only_read = [stage for stage in self.observes if stage not in self.edits]
         parts = [f"{verb} {', '.join(each)}" for verb, each in (("edits", self.edits), ("reads", only_read)) if each]
+        parts = [*(["changes the images"] if self.refocuses else []), *parts]
         return "; ".join(parts) or "nothing"
 
     def json(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ def describe(name: str) -> Description:
         observes=_stage_names(cls.observes),
         cost=cls.cost,
         calibration=cls.calibration,
+        refocuses=cls.refocuses,
         distribution=distribution(name),
         parameters=_parameters(cls),
         profiles=_values(config["profiles"]),
