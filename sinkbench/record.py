@@ -198,4 +198,5 @@ def sample_row(task: str, request: Request, response: Response) -> Row:
         "visual_tokens_kept": response.visual_tokens_kept,
         "finish": response.finish,
         "error": response.error,
+        **({"details": response.details} if response.details else {}),
     }

@@ -31,6 +31,11 @@ class ImageRef:
         """Equal for two references to the same pixels."""
         return self.sha256 or self.path
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the pixels are in a file; otherwise the reference itself holds them."""
+        return True
+
     @classmethod
     def from_file(cls, path: str | Path) -> "ImageRef":
         """Refer to a file, with the hash of its bytes."""
@@ -63,6 +68,36 @@ class ImageRef:
                 return image.convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise SampleError(f"image {self.path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class MadeImage(ImageRef):
+    """An image that a method made of others; it is in memory and never on disk.
+
+    Attributes:
+        image: RGB; not to be changed.
+    """
+
+    image: "Image" = field(kw_only=True, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, image: "Image") -> "MadeImage":
+        """Refer to an image by its pixels: equal ones of equal size have one key."""
+        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+        return cls(f"made-{digest[:12]}", digest, image=image)
+
+    @property
+    def on_disk(self) -> bool:
+        """It is not."""
+        return False
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.size
+
+    def load(self) -> "Image":
+        """The image itself."""
+        return self.image
 
 
 @dataclass(frozen=True)
@@ -170,6 +205,7 @@ class Response:
         visual_tokens_kept: Image tokens left in the last layer (fewer than `visual_tokens` after pruning).
         finish: "stop" (end of sequence or stop string), "length", or "error".
         error: Why there is no answer; empty when there is one.
+        details: What the method did to this sample, JSON-ready (the boxes of crops); mostly empty.
     """
 
     id: str
@@ -180,3 +216,4 @@ class Response:
     visual_tokens_kept: int = 0
     finish: Literal["stop", "length", "error"] = "stop"
     error: str = ""
+    details: dict[str, Any] = field(default_factory=dict, hash=False)

@@ -7,6 +7,7 @@ import pytest
 
 from sinkbench.record import answered, prompt_hash, question, sample_row
 from sinkbench.request import Generation, ImageRef, Message, Request, Response
+from sinkbench.schemas import validate
 
 REQUEST = Request(
     "t/0",
@@ -48,6 +49,16 @@ def test_other_words_images_and_settings_are_another_question(changes):
 
 def test_an_image_may_lie_elsewhere():
     assert question(dataclasses.replace(REQUEST, images=(ImageRef("b.png", "0" * 64),))) == question(REQUEST)
+
+
+def test_details_of_a_sample_are_kept_where_there_are_any():
+    """Lines of methods without any are what they always were."""
+    assert "details" not in row()
+    cropped = sample_row("t", REQUEST, Response(REQUEST.id, "yes", details={"boxes": [[[0, 1, 20, 30]]]}))
+    assert cropped == {**row(), "details": {"boxes": [[[0, 1, 20, 30]]]}}
+    validate(json.loads(json.dumps(cropped)), "sample")
+    with pytest.raises(ValueError, match=r"sample\.schema\.json"):
+        validate({**cropped, "details": {}}, "sample")
 
 
 def test_the_newest_line_says_whether_a_sample_is_answered():

@@ -106,7 +106,7 @@ class Adapter(ABC):
         self.eos = checks.eos_of(model, self.tokenizer)
         self._chat = ChatTemplate(processor)
         self._render = self._chat.render
-        self.image_size = lru_cache(_CACHED_IMAGES)(ImageRef.size)
+        self._file_size = lru_cache(_CACHED_IMAGES)(ImageRef.size)
         self._layout = lru_cache(_CACHED_IMAGES)(self.layout_of_size)
         self._text = lru_cache(_CACHED_ANSWERS)(self._decode)
 
@@ -133,6 +133,15 @@ class Adapter(ABC):
     def class_tokens(self) -> int:
         """Tokens of the vision encoder that stand before the patches: 1 or 0."""
         return 0
+
+    def image_size(self, image: ImageRef) -> tuple[int, int]:
+        """Width and height in pixels; the header of a file is read once.
+
+        Raises:
+            SampleError: The file is missing or no image.
+        """
+        # An image in memory knows its size, and remembering it would keep its pixels.
+        return self._file_size(image) if image.on_disk else image.size()
 
     @abstractmethod
     def layout_of_size(self, height: int, width: int) -> Tensor:

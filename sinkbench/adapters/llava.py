@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -174,7 +174,26 @@ class LlavaNextAdapter(LlavaAdapter):
 
 @dataclass(frozen=True)
 class OneOfSeveral(ImageRef):
-    """An image that shares its prompt with others: LLaVA-OneVision sees it as a whole, without tiles."""
+    """An image that shares its prompt with others: LLaVA-OneVision sees it as a whole, without tiles.
+
+    Attributes:
+        image: The same image alone in its prompt.
+    """
+
+    image: ImageRef = field(kw_only=True)
+
+    @property
+    def on_disk(self) -> bool:
+        """As the image alone."""
+        return self.image.on_disk
+
+    def size(self) -> tuple[int, int]:
+        """As the image alone."""
+        return self.image.size()
+
+    def load(self) -> "Image":
+        """As the image alone."""
+        return self.image.load()
 
     @property
     def key(self) -> str:
@@ -201,7 +220,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     def prompt_images(self, images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
         """Several images are each marked as one of several."""
-        return images if len(images) == 1 else tuple(OneOfSeveral(image.path, image.sha256) for image in images)
+        return images if len(images) == 1 else tuple(OneOfSeveral(i.path, i.sha256, image=i) for i in images)
 
     def image_layout(self, image: ImageRef) -> Tensor:
         """Base view and tiles, or one view; either ends in a separator (TEMPLATE)."""

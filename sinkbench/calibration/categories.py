@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
+from sinkbench.adapters.views import View, sample_views
 from sinkbench.calibration.base import Box, Question
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt
-from sinkbench.inspection.views import View, sample_views
 
 FINE = (
     "visual_before",

@@ -24,7 +24,7 @@ _FIRST_WINDOW = 512
 _AHEAD = 2
 """Batches that are made ready while another one runs."""
 
-_WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode and preprocess images; both leave Python's lock to others most of the time."""
 
 _SWITCH_SECONDS = 1e-4
@@ -62,16 +62,18 @@ def feed(
     return _fed(lambda pool: _batches(adapter, iter(requests), plan, pool))
 
 
-def feed_batches(adapter: Adapter, batches: Iterable[list[Prompt]]) -> Iterator[Ready]:
-    """The same for prompts that are encoded and grouped already."""
-    return _fed(lambda pool: (preprocess(adapter, batch, pool) for batch in batches))
+def feed_batches(
+    adapter: Adapter, batches: Iterable[list[Prompt]], known: Mapping[str, ImageInputs] | None = None
+) -> Iterator[Ready]:
+    """The same for prompts that are encoded and grouped already; `known` images are preprocessed."""
+    return _fed(lambda pool: (preprocess(adapter, batch, pool, known) for batch in batches))
 
 
 def _fed(make: Callable[[ThreadPoolExecutor], Iterator[Ready]]) -> Iterator[Ready]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, _SWITCH_SECONDS))
     try:
-        with ThreadPoolExecutor(_WORKERS, "sinkbench-images") as pool:
+        with ThreadPoolExecutor(WORKERS, "sinkbench-images") as pool:
             yield from _ahead(make(pool))
     finally:
         sys.setswitchinterval(before)
@@ -100,12 +102,27 @@ def _batches(
             yield preprocess(adapter, batch, pool)
 
 
-def preprocess(adapter: Adapter, prompts: Sequence[Prompt], pool: ThreadPoolExecutor) -> Ready:
-    """Decode and preprocess a batch's images; a prompt whose image cannot be read becomes a failure."""
+def preprocess(
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    pool: ThreadPoolExecutor,
+    known: Mapping[str, ImageInputs] | None = None,
+) -> Ready:
+    """Decode and preprocess a batch's images; a prompt whose image cannot be read becomes a failure.
+
+    Args:
+        adapter: Preprocesses.
+        prompts: The batch.
+        pool: Its threads do the work.
+        known: Images that are preprocessed already, by `ImageRef.key`.
+    """
     images = {image.key: image for prompt in prompts for image in prompt.images}
+    known = known or {}
 
     def one(image: ImageRef) -> ImageInputs | SampleError:
         try:
+            if image.key in known:
+                return known[image.key]
             return adapter.preprocess(image)
         except SampleError as error:
             return error

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.beams import BeamSearch
 from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
-from sinkbench.engine.feeder import failed, feed
+from sinkbench.engine.feeder import failed, feed, feed_batches
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.refocus import Looks
 from sinkbench.engine.retrospection import RetrospectiveSearch
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
@@ -28,7 +29,7 @@ _WEIGHTS_AT_ONCE = 1 << 28
 
 @dataclass
 class Timings:
-    """Sums over what was answered under one method.
+    """Sums over what was answered under one method. The passes of its looks count as seconds and steps, not as tokens.
 
     Attributes:
         answers: Samples answered.
@@ -36,7 +37,8 @@ class Timings:
         new_tokens: Generated tokens, padding left out.
         visual_tokens: Image tokens in the prompts.
         decode_steps: Decode passes.
-        vision_s: Seconds in the vision encoder; other methods of the engine may share them.
+        vision_s: Seconds in the vision encoder, where other methods of the engine may share them; and in making new
+            images of what was looked at.
         prefix_s: Seconds in prefixes; likewise.
         suffix_s: Seconds in suffixes.
         decode_s: Seconds in decode passes.
@@ -78,6 +80,7 @@ class Lane:
     method: Intervention
     edits_prefix: bool
     generation: Callable[[Generation], Generation]
+    refocuses: bool
     timings: Timings = field(default_factory=Timings)
 
 
@@ -107,7 +110,12 @@ class Engine:
         self.adapter = adapter
         named = {methods.name: methods} if isinstance(methods, Method) else methods
         self.lanes = {
-            name: Lane(method.bind(adapter.info), bool(method.edits & (Stage.VISION | Stage.PREFIX)), method.generation)
+            name: Lane(
+                method.bind(adapter.info),
+                bool(method.edits & (Stage.VISION | Stage.PREFIX)),
+                method.generation,
+                method.refocuses,
+            )
             for name, method in named.items()
         }
         searched = {name: method.generation(Generation()).rows for name, method in named.items()}
@@ -173,12 +181,23 @@ class Engine:
         }
 
     def _answer_batch(
-        self, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs], wanted: Callable[[str, Request], bool]
+        self,
+        prompts: Sequence[Prompt],
+        inputs: Mapping[str, ImageInputs],
+        wanted: Callable[[str, Request], bool],
+        looked: bool = False,
     ) -> Iterator[tuple[str, list[Response]]]:
-        """Answer a batch under each method that wants it; where memory runs out, in two halves."""
+        """Answer a batch under each method that wants it; where memory runs out, in two halves.
+
+        Args:
+            prompts: The batch.
+            inputs: Its preprocessed images by `ImageRef.key`.
+            wanted: Whether a method is to answer a request.
+            looked: Whether the prompts are what came of looks, so that no method looks before it answers.
+        """
         left = {name: mine for name in self.lanes if (mine := [p for p in prompts if wanted(name, p.request)])}
         try:
-            for name, responses in self._answer_whole(left, inputs):
+            for name, responses in self._answer_whole(left, inputs, looked):
                 del left[name]
                 yield name, responses
             return
@@ -191,14 +210,32 @@ class Engine:
         half = -(-len(prompts) // 2)
         self.budget = self.budget.capped(half)
         for part in (prompts[:half], prompts[half:]):
-            yield from self._answer_batch(part, inputs, lambda name, r: name in left and wanted(name, r))
+            yield from self._answer_batch(part, inputs, lambda name, r: name in left and wanted(name, r), looked)
 
     @torch.inference_mode()
     def _answer_whole(
-        self, asked: Mapping[str, Sequence[Prompt]], inputs: Mapping[str, ImageInputs]
+        self, asked: Mapping[str, Sequence[Prompt]], inputs: Mapping[str, ImageInputs], looked: bool
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer the prompts of each method in one batch; they share what the methods leave alone."""
-        prompts = list({id(prompt): prompt for mine in asked.values() for prompt in mine}.values())
+        looks = {
+            name: Looks(self.adapter, self.lanes[name].method, mine, inputs)
+            for name, mine in asked.items()
+            if self.lanes[name].refocuses and not looked
+        }
+        direct = {name: mine for name, mine in asked.items() if name not in looks}
+        yield from self._answer_direct(direct, looks, inputs)
+        # By now the memory of what was shared is free.
+        for name, mine in looks.items():
+            yield name, self._answer_refocused(name, mine)
+
+    def _answer_direct(
+        self, asked: Mapping[str, Sequence[Prompt]], looks: Mapping[str, Looks], inputs: Mapping[str, ImageInputs]
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """Answer under the methods that answer what was asked, and let the others look."""
+        all_prompts = [*asked.values(), *(mine.prompts for mine in looks.values())]
+        prompts = list({id(prompt): prompt for mine in all_prompts for prompt in mine}.values())
+        for own_looks in looks.values():
+            inputs = {**inputs, **own_looks.inputs}
         branches = {name: contrast_prompts(self.adapter, self.lanes[name].method, mine) for name, mine in asked.items()}
         seeing = {name: [other for other in others if other.images] for name, others in branches.items()}
         start = time.perf_counter()
@@ -206,27 +243,38 @@ class Engine:
         vision_s = self._since(start)
         marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
-        lookers = [name for name in asked if not self.lanes[name].edits_prefix and not seeing[name]]
-        whole = [name for name in asked if self.lanes[name].method.whole_prompt]
+        sharing = {
+            name: self.lanes[name].method for name in asked if not self.lanes[name].edits_prefix and not seeing[name]
+        }
+        # A look is at the unedited model.
+        sharing |= {name: Intervention() for name, mine in looks.items() if mine.prompts}
         image_marks = {name: images for name, (images, _) in marks.items()}
-        shared = self._prefill(lookers, prompts, features, image_marks) if lookers else None
-        for name in whole:
-            yield name, self._run_whole(name, asked[name], branches[name], features, image_marks[name])
+        shared = self._prefill(sharing, prompts, features, image_marks) if sharing else None
+        for name, mine in asked.items():
+            if not self.lanes[name].method.whole_prompt:
+                continue
+            yield name, self._run_whole(name, mine, branches[name], features, image_marks[name])
             self.lanes[name].timings.vision_s += vision_s + marks[name][1]
-        for name, mine in [(name, mine) for name, mine in asked.items() if name not in whole]:
+        for name, mine in asked.items():
+            if self.lanes[name].method.whole_prompt:
+                continue
             start = time.perf_counter()
-            edited = add_edited(self.lanes[name].method, seeing[name], inputs)
+            lane = self.lanes[name]
+            edited = add_edited(lane.method, seeing[name], inputs)
             own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
             own_s = self._since(start)
             alone = [*mine, *seeing[name]]
-            prefixes, prefix_s = (
-                shared if shared and name in lookers else self._prefill([name], alone, own, image_marks)
-            )
+            usual = shared if name in sharing else None
+            prefixes, prefix_s = usual or self._prefill({name: lane.method}, alone, own, image_marks, lane.edits_prefix)
             responses = self._run(name, mine, branches[name], prefixes)
-            timings = self.lanes[name].timings
-            timings.vision_s += vision_s + marks[name][1] + own_s
-            timings.prefix_s += prefix_s
+            lane.timings.vision_s += vision_s + marks[name][1] + own_s
+            lane.timings.prefix_s += prefix_s
             yield name, responses
+        for name, own_looks in looks.items():
+            if shared and name in sharing:
+                self.lanes[name].timings.vision_s += vision_s
+                self.lanes[name].timings.prefix_s += shared[1]
+                self._look(name, own_looks, shared[0])
 
     def _run_whole(
         self,
@@ -258,23 +306,61 @@ class Engine:
 
     def _prefill(
         self,
-        names: Sequence[str],
+        methods: Mapping[str, Intervention],
         prompts: Sequence[Prompt],
         features: Mapping[str, ImageFeatures],
         marks: Mapping[str, ImageMarks],
+        edits: bool = False,
     ) -> tuple[Prefixes, float]:
         start = time.perf_counter()
         prefixes = prefill_prefixes(
             self.adapter,
-            {name: self.lanes[name].method for name in names},
+            methods,
             prompts,
             features,
-            edits=self.lanes[names[0]].edits_prefix,
+            edits=edits,
             share=self.share_prefix,
             pass_tokens=self.budget.pass_tokens,
             image_marks=marks,
         )
         return prefixes, self._since(start)
+
+    def _look(self, name: str, looks: Looks, prefixes: Prefixes) -> None:
+        """Run the looks of a method."""
+        timings = self.lanes[name].timings
+        for batch in looks.batches(self.budget):
+            start = time.perf_counter()
+            prompts, looking = batch.prompts, batch.looking()
+            settings = prompts[0].request.generation
+            tokens = settings.max_new_tokens
+            stream = Stream(self.adapter, looking, name, prompts, prefixes, tokens, self.static, ())
+            scores = stream.prefill()
+            timings.suffix_s += self._since(start)
+            start = time.perf_counter()
+            lengths = [1] * len(prompts)
+            if tokens > 1:
+                decoder = Decoder(self.adapter, stream, prompts, settings, self.seed)
+                lengths = [response.new_tokens for response in decoder.run(scores)]
+                timings.decode_steps += decoder.steps
+            batch.record(looking.maps(lengths))
+            timings.decode_s += self._since(start)
+
+    def _answer_refocused(self, name: str, looks: Looks) -> list[Response]:
+        """Answer, under a method that has looked, the requests that it puts in the place of those asked."""
+        responses = list(looks.failures)
+        start = time.perf_counter()
+        for part in looks.refocused():
+            self.lanes[name].timings.vision_s += self._since(start)
+            responses += part.failures
+            for ready in feed_batches(self.adapter, self.plan(part.prompts), looks.inputs):
+                answers = [response for _, response in ready.failures]
+                for _, more in self._answer_batch(
+                    ready.prompts, ready.inputs, lambda lane, _: lane == name, looked=True
+                ):
+                    answers += more
+                responses += [replace(answer, details=part.details[answer.id]) for answer in answers]
+            start = time.perf_counter()
+        return responses
 
     def _run(
         self,

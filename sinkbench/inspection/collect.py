@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
+from sinkbench.adapters.views import View, sample_views
 from sinkbench.diagnostics import extreme, secondary
 from sinkbench.diagnostics.bos_cosine import mean_square
 from sinkbench.diagnostics.head_divergence import head_divergence
@@ -23,7 +24,6 @@ from sinkbench.engine.context import Role
 from sinkbench.engine.observe import Observed, observe
 from sinkbench.engine.prompt import Prompt
 from sinkbench.inspection.probe import MLP_PARTS, Choice, Probe, primary_slot
-from sinkbench.inspection.views import View, sample_views
 from sinkbench.request import ImageRef
 
 Array = NDArray[Any]

@@ -145,8 +145,8 @@ def _phi_sinks(adapter: Adapter, batch: Observed) -> Tensor | None:
 
 
 def _sample(adapter: Adapter, prompt: Prompt, batch: Observed, title: str) -> "Sample":
+    from sinkbench.adapters.views import sample_views
     from sinkbench.inspection.sample_pictures import Sample
-    from sinkbench.inspection.views import sample_views
 
     n_layers = adapter.info.n_layers
     is_image = prompt.roles == Role.IMAGE

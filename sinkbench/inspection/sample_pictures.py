@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from sinkbench.adapters.views import View
 from sinkbench.diagnostics.visual_sinks import SKIPPED
 from sinkbench.inspection.pictures import STYLE, WIDTH, save
-from sinkbench.inspection.views import View
 
 if TYPE_CHECKING:
     from PIL.Image import Image

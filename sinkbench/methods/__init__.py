@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _CLASSES = {
     "act": "sinkbench.methods.act:Act",
     "beam": "sinkbench.methods.beam:Beam",
+    "carve": "sinkbench.methods.carve:Carve",
     "damo": "sinkbench.methods.damo:Damo",
     "dola": "sinkbench.methods.dola:Dola",
     "dual_stream": "sinkbench.methods.dual_stream:DualStream",
@@ -33,6 +34,7 @@ _CLASSES = {
     "no_vis_vis": "sinkbench.methods.no_vis_vis:NoVisVis",
     "opera": "sinkbench.methods.opera:Opera",
     "pai": "sinkbench.methods.pai:Pai",
+    "random_crop": "sinkbench.methods.random_crop:RandomCrop",
     "random_heads": "sinkbench.methods.random_heads:RandomHeads",
     "sample": "sinkbench.methods.sample:Sample",
     "sparc": "sinkbench.methods.sparc:Sparc",
@@ -41,6 +43,8 @@ _CLASSES = {
     "var": "sinkbench.methods.var:Var",
     "vcd": "sinkbench.methods.vcd:Vcd",
     "vhr": "sinkbench.methods.vhr:Vhr",
+    "vicrop": "sinkbench.methods.vicrop:Vicrop",
+    "visual_funnel": "sinkbench.methods.visual_funnel:VisualFunnel",
 }
 
 

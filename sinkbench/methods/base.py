@@ -15,8 +15,11 @@ from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
+    from sinkbench.methods.looks import Focus, Look, Seen
     from sinkbench.request import Generation, Request
 
 
@@ -39,6 +42,7 @@ FAMILIES = (
 COSTS = {
     "free": "no more than the plain model's own passes",
     "rows": "further work on a few query rows, such as exact weights or logits of earlier layers",
+    "images": "further images in the prompt",
     "branch": "a second branch in every pass",
     "passes": "further passes over the prompt or at each step",
     "beams": "several candidates for each answer",
@@ -287,6 +291,29 @@ class Intervention:
         """
         raise NotImplementedError(f"{type(self).__name__} has candidates tried but does not rate them")
 
+    def looks(self, request: "Request") -> "Sequence[Look]":
+        """Preliminary questions about the images of a request, for a method that `refocuses`.
+
+        They run on the unedited model. Requests without images are not asked for looks, and are answered as they are.
+
+        Raises:
+            SampleError: There can be none; the sample is given up, with the reason.
+        """
+        return ()
+
+    def refocus(self, request: "Request", seen: "Sequence[Sequence[Seen]]", images: "Sequence[Image]") -> "Focus":
+        """The request that is answered in the end, under all the other hooks.
+
+        Args:
+            request: What was asked.
+            seen: Of each look and each image of its request, in order, what was seen.
+            images: Those of `request`, RGB.
+
+        Raises:
+            SampleError: There can be none; the sample is given up, with the reason.
+        """
+        raise NotImplementedError(f"{type(self).__name__} refocuses but makes no new request")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -301,6 +328,8 @@ class Method:
         family: One of `FAMILIES`; empty means not stated.
         cost: The dearest of `COSTS` that it takes with its default parameters; empty means not stated.
         calibration: What must be measured on a model before the method can run there; empty means nothing.
+        refocuses: Whether it answers another request than was asked, after `Intervention.looks`; a composition can
+            hold one such method.
     """
 
     name: ClassVar[str]
@@ -311,6 +340,7 @@ class Method:
     family: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     calibration: ClassVar[str] = ""
+    refocuses: ClassVar[bool] = False
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Resolve per-model values.

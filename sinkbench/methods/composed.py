@@ -11,8 +11,11 @@ from sinkbench.errors import UsageError
 from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.view import AttentionView, MlpParts
+    from sinkbench.methods.looks import Focus, Look, Seen
     from sinkbench.request import Generation, Request
 
 
@@ -36,10 +39,16 @@ class Composed(Method):
         object.__setattr__(self, "name", "+".join(names))
         object.__setattr__(self, "edits", _union(part.edits for part in self.parts))
         object.__setattr__(self, "observes", _union(part.observes for part in self.parts))
+        object.__setattr__(self, "refocuses", any(part.refocuses for part in self.parts))
         if len(set(names)) < len(names):
             raise UsageError(f"{self.name} names a method twice", "Name each method once; order matters.")
         if "greedy" in names:
             raise UsageError(f"{self.name}: greedy edits nothing", "Leave greedy out.")
+        if len(refocusing := [part.name for part in self.parts if part.refocuses]) > 1:
+            raise UsageError(
+                f"{self.name}: {' and '.join(refocusing)} each answer another request, and only one can",
+                "Leave all but one out.",
+            )
         if len(branching := [part.name for part in self.parts if part.contrasts]) > 1:
             raise UsageError(
                 f"{self.name}: {' and '.join(branching)} each contrast with a second branch, and only one can",
@@ -209,6 +218,15 @@ class ComposedIntervention(Intervention):
         """By the one part that contrasts with edited images."""
         makers = [part for part in self.parts if type(part).edit_image is not Intervention.edit_image]
         return makers[0].edit_image(tensors, edit, key)
+
+    def looks(self, request: "Request") -> "Sequence[Look]":
+        """Those of the one part that has some."""
+        return [look for part in self.parts for look in part.looks(request)]
+
+    def refocus(self, request: "Request", seen: "Sequence[Sequence[Seen]]", images: "Sequence[Image]") -> "Focus":
+        """By the one part that does."""
+        makers = [part for part in self.parts if type(part).refocus is not Intervention.refocus]
+        return makers[0].refocus(request, seen, images)
 
     def edit_logits(self, logits: Tensor, ctx: Context) -> Tensor:
         """Each part in order."""

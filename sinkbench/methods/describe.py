@@ -66,6 +66,7 @@ class Description:
         cost: One of `COSTS`, or empty.
         calibration: What must be measured before, or empty.
         calibrated: Models for which that is at hand, shipped or made by this user.
+        refocuses: Whether it answers another request than was asked.
         distribution: Name and version of the plug-in's distribution; empty for sinkbench's own methods.
         parameters: Its hyper-parameters.
         profiles: Sets of values that `--set NAME.profile=PROFILE` chooses.
@@ -81,6 +82,7 @@ class Description:
     cost: str
     calibration: str
     calibrated: tuple[str, ...]
+    refocuses: bool
     distribution: str
     parameters: tuple[Parameter, ...]
     profiles: tuple[Values, ...]
@@ -91,6 +93,7 @@ class Description:
         """What it edits and what else it reads, in words."""
         only_read = [stage for stage in self.observes if stage not in self.edits]
         parts = [f"{verb} {', '.join(each)}" for verb, each in (("edits", self.edits), ("reads", only_read)) if each]
+        parts = [*(["changes the images"] if self.refocuses else []), *parts]
         return "; ".join(parts) or "nothing"
 
     def json(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ def describe(name: str) -> Description:
         cost=cls.cost,
         calibration=cls.calibration,
         calibrated=tuple(calibrated_models(name)) if cls.calibration else (),
+        refocuses=cls.refocuses,
         distribution=distribution(name),
         parameters=parameters(cls),
         profiles=_values(config["profiles"]),

@@ -72,10 +72,10 @@ def test_a_batch_that_the_engine_cannot_hold_is_out_of_memory(tiny, engine, imag
     prepared = prepare(tiny, pope(images[:1], questions), engine.plan)
     whole = engine._answer_whole
 
-    def too_small(asked, inputs):
+    def too_small(asked, *rest):
         if sum(map(len, asked.values())) > fits:
             raise torch.OutOfMemoryError
-        return whole(asked, inputs)
+        return whole(asked, *rest)
 
     monkeypatch.setattr(engine, "_answer_whole", too_small)
     with pytest.raises(torch.OutOfMemoryError, match=f"a batch of {questions}"):

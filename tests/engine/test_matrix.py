@@ -12,6 +12,7 @@ from harness import (
     DECODING,
     FAMILIES,
     NEUTRAL,
+    REFOCUSING,
     adapter,
     answers,
     close,
@@ -37,6 +38,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
 active = pytest.mark.parametrize(("family", "name"), pairs(ACTIVE))
 edits = pytest.mark.parametrize(("family", "name"), pairs(name for name in ACTIVE if name not in DECODING))
 chooses = pytest.mark.parametrize(("family", "name"), pairs(name for name in DECODING if name != "greedy"))
+answering = pytest.mark.parametrize(("family", "name"), pairs([*ACTIVE, *REFOCUSING]))
 
 
 @torch.inference_mode()
@@ -98,6 +100,11 @@ def test_batch_equals_singles(family, name):
     together = logits(a, m, asked, forced)
     for index, request in enumerate(asked):
         close(together[index], logits(a, m, [request], forced[index : index + 1])[0])
+
+
+@answering
+def test_a_batch_is_answered_like_singles(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
     assert answers(a, m, asked) == answers(a, m, asked, batch_size=1)
 
 
@@ -106,16 +113,21 @@ def test_shared_prefix_equals_unshared(family, name):
     a, asked, m = adapter(family), requests(), method(name)
     forced = forced_tokens(len(asked))
     close(logits(a, m, asked, forced), logits(a, m, asked, forced, share=False))
+
+
+@answering
+def test_answers_do_not_depend_on_sharing(family, name):
+    a, asked, m = adapter(family), requests(), method(name)
     assert answers(a, m, asked) == answers(a, m, asked, share_prefix=False)
 
 
-@active
+@answering
 def test_order_of_samples_is_irrelevant(family, name):
     a, asked, m = adapter(family), requests(), method(name)
     assert answers(a, m, asked) == answers(a, m, asked[::-1], batch_size=3)
 
 
-@active
+@answering
 def test_nothing_leaks_between_batches(family, name):
     a, asked, m = adapter(family), requests(), method(name)
     fresh = answers(a, m, asked[3:])
@@ -158,7 +170,7 @@ def test_prefixes_in_several_passes_equal_one(family, name):
 @families
 def test_methods_that_share_a_prefix_answer_as_each_alone(family):
     a, asked = adapter(family), requests()
-    methods = {name: method(name) for name in ACTIVE}
+    methods = {name: method(name) for name in (*ACTIVE, *REFOCUSING)}
     together: dict[str, dict[str, str]] = {name: {} for name in methods}
     engine = Engine(a, methods)
     for name, responses in engine.sweep(asked, lambda *_: True):
@@ -166,7 +178,7 @@ def test_methods_that_share_a_prefix_answer_as_each_alone(family):
     assert together == {name: answers(a, m, asked) for name, m in methods.items()}
 
 
-@edits
+@answering
 def test_the_model_is_left_as_it_was_found(family, name):
     a, asked = adapter(family), requests()
     config = a.language_model.config

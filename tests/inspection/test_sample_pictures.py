@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from sinkbench.adapters.views import View
 from sinkbench.inspection import sample_pictures
 from sinkbench.inspection.sample_pictures import SINK, Sample
-from sinkbench.inspection.views import View
 
 L, H, N = 5, 2, 8
 VIEW = View("image", 0, np.arange(6).reshape(2, 3) + 1, (0, -10, 60, 30))

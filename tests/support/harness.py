@@ -120,7 +120,17 @@ DECODING = ("beam", "greedy", "opera", "sample")
 """Methods that leave the logits as they are, and choose among them."""
 
 
-EVERYWHERE = ("greedy", "gift", "pai", "var+vhr", "var+vcd", "iri+pai")
+REFOCUSING: dict[str, dict[str, object]] = {
+    "carve": {"carve.tokens": 4},
+    "random_crop": {"random_crop.box": 14, "random_crop.crops": 2},
+    "vicrop": {"vicrop.box": 14},
+    "vicrop+pai": {"vicrop.box": 14, "pai.gamma": 1.5, "pai.first_token": "always"},
+    "visual_funnel": {"visual_funnel.box": 10},
+}
+"""Methods that answer another request than was asked, which can only be seen in their answers; they act on these."""
+
+
+EVERYWHERE = ("carve", "greedy", "gift", "pai", "var+vhr", "var+vcd", "iri+pai")
 """Methods that together use all that the engine offers; these run on every model."""
 
 
@@ -132,7 +142,7 @@ def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     ]
 
 
-def method(name: str, table: dict[str, dict[str, object]] = ACTIVE) -> Method:
+def method(name: str, table: dict[str, dict[str, object]] = ACTIVE | REFOCUSING) -> Method:
     return get_method(name.partition("-")[0], table[name])
 
 

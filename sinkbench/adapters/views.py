@@ -14,6 +14,7 @@ from sinkbench.adapters.llava import LlavaAdapter, LlavaNextAdapter, OneOfSevera
 from sinkbench.adapters.qwen_vl import QwenVLAdapter
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt
+from sinkbench.errors import SampleError
 from sinkbench.request import ImageRef
 
 Box = tuple[float, float, float, float]
@@ -56,6 +57,26 @@ def sample_views(adapter: Adapter, prompt: Prompt) -> list[View]:
             views.append(replace(view, image=number, tokens=view.tokens + done))
         done += int((adapter.image_layout(image) == Role.IMAGE).sum())
     return views
+
+
+_WHOLE = ("image", "base", "thumbnail", "tiles")
+"""Views that show a whole picture on one grid, those in which it is one view of the encoder first."""
+
+
+def whole_views(adapter: Adapter, prompt: Prompt) -> list[View]:
+    """For each of the prompt's images, the view that shows the whole picture on one grid.
+
+    That is the only view, the base view or the thumbnail; where an image is all one tile, this tile.
+
+    Raises:
+        SampleError: It is not known where the tokens of an image lie, or the image cannot be read.
+    """
+    views = sorted(sample_views(adapter, prompt), key=lambda view: -_WHOLE.index(view.name))
+    by_image = {view.image: view for view in views}
+    for number in range(len(prompt.images)):
+        if number not in by_image:
+            raise SampleError(f"where the tokens of image {number + 1} lie in the picture is not known for this model")
+    return [by_image[number] for number in range(len(prompt.images))]
 
 
 def _llava(adapter: Any, image: ImageRef) -> Iterator[View]:

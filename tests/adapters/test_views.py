@@ -9,8 +9,9 @@ from harness import FAMILIES, adapter, image, model_folder, request
 from PIL import Image
 
 from sinkbench.adapters import load_adapter, resolve_model
+from sinkbench.adapters.views import View, sample_views, whole_views
 from sinkbench.engine.context import Role
-from sinkbench.inspection.views import View, sample_views
+from sinkbench.errors import SampleError
 from sinkbench.request import ImageRef
 
 SIZES = [(60, 30), (30, 60), (50, 50), (97, 31)]
@@ -100,6 +101,35 @@ def test_the_second_image_goes_on_counting(family):
     assert min(later) > max(view.tokens.max() for view in views if view.image == 0)
     if family == "llava_onevision":
         assert [view.box for view in views] == [(0, -15, 60, 45), (-15, 0, 45, 60)]
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("llava", ("image", "image")),
+        ("qwen3_vl", ("image", "image")),
+        ("llava_next", ("base", "base")),
+        ("llava_onevision", ("image", "image")),
+        ("internvl", ("thumbnail", "tiles")),
+    ],
+)
+def test_one_view_of_each_image_shows_all_of_it(family, names):
+    """A picture of one tile has no thumbnail, and needs none."""
+    a = adapter(family)
+    prompt = a.encode(request("r", "<image> is there a cat <image> what ?", image(5, 60, 30), image(6, 20, 20)))
+    views = whole_views(a, prompt)
+    assert tuple(view.name for view in views) == names
+    assert [view.image for view in views] == [0, 1]
+    known = {view.tokens.tobytes() for view in sample_views(a, prompt)}
+    assert all(view.tokens.tobytes() in known for view in views)
+
+
+def test_an_image_whose_grid_is_unknown_is_named(monkeypatch):
+    a = adapter("llava")
+    prompt = a.encode(request("r", "<image> is there a cat ?", image(5, 60, 30)))
+    monkeypatch.setattr("sinkbench.adapters.views._FAMILIES", ())
+    with pytest.raises(SampleError, match="tokens of image 1"):
+        whole_views(a, prompt)
 
 
 def test_text_has_no_views():
