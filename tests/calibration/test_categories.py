@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from harness import CORE_FAMILIES, adapter, image, request
 
+from sinkbench.adapters.views import View
 from sinkbench.calibration.base import Question
 from sinkbench.calibration.categories import COARSE, FINE, answer_tokens, object_tokens, token_codes
 from sinkbench.engine.context import Role
-from sinkbench.inspection.views import View
 
 GRID = np.arange(12).reshape(3, 4)
 VIEW = View("image", 0, GRID, (0, 0, 40, 30))
