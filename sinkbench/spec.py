@@ -102,6 +102,11 @@ class RunSpec(BaseModel):
         """The task's share of `params`, keys without the task's name."""
         return {key.partition(".")[2]: value for key, value in self.params.items() if key.startswith(f"{self.task}.")}
 
+    @property
+    def asks(self) -> tuple[Any, ...]:
+        """Equal for runs that ask the same questions in the same way, whatever answers them."""
+        return self.task, self.task_params, self.limit, self.generation, str(self.data_dir)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary of every setting."""
         return self.model_dump(mode="json")

@@ -12,6 +12,7 @@ from sinkbench.images import with_absolute_images, with_copied_images
 from sinkbench.plan import Plan
 from sinkbench.record import UNSCORED, Record, answered, new_record, question, resumed, touch
 from sinkbench.request import Request
+from sinkbench.spec import RunSpec
 from sinkbench.store import RunStore, read_record
 
 
@@ -182,10 +183,25 @@ def _locate(plan: Plan, description: dict[str, Any] | None) -> tuple[RunStore, d
         record = read_record(file)
         if record["run_id"] == plan.run_id(record["task"]):
             return RunStore(file.parent), record["task"]
+    if plan.spec.stage == "answer" and (found := _same_questions(plan)) is not None:
+        source, described = found
+        store = RunStore(output / f"{plan.stem}__{plan.run_id(described)[:8]}")
+        store.take_requests(source)
+        return store, described
     raise UsageError(
         f"{output} holds no prepared run of {plan.title} with these settings",
         "Prepare it first, with the same options: --stage prepare.",
     )
+
+
+def _same_questions(plan: Plan) -> tuple[RunStore, dict[str, Any]] | None:
+    """A prepared run that asks the same under another method or of another model, and the description of its task."""
+    for file in sorted(plan.spec.output.glob("*/run.json")):
+        record = read_record(file)
+        spec = RunSpec(**{**record["spec"], "output": plan.spec.output})
+        if spec.asks == plan.spec.asks and (file.parent / "requests.jsonl").is_file():
+            return RunStore(file.parent), record["task"]
+    return None
 
 
 def _check_unseen(plan: Plan, described: dict[str, Any]) -> None:

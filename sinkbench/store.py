@@ -6,6 +6,7 @@
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ class RunStore:
     def write_requests(self, requests: Iterable[Request]) -> None:
         """Write requests.jsonl atomically."""
         self._replace(self.requests_file, (json.dumps(request.to_json(), ensure_ascii=False) for request in requests))
+
+    def take_requests(self, other: "RunStore") -> None:
+        """Have the questions of another run in the same folder."""
+        with _explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(other.requests_file, self.requests_file)
 
     def requests(self) -> Iterator[Request]:
         """Read requests.jsonl one by one; relative image paths start from the run directory.

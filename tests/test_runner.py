@@ -262,6 +262,23 @@ def test_answering_needs_a_prepared_run(spec, task):
     assert "--stage prepare" in caught.value.hint
 
 
+def test_questions_that_one_run_prepared_serve_all_methods(spec, task):
+    runner.run([vary(spec, stage="prepare")], backend=FakeBackend(task, always("unused")))
+    others = [vary(spec, method=name, stage="answer") for name in ("var", "pai")]
+    for outcome in runner.run(others, backend=WithoutTasks(task, right(task, {1}))):
+        assert outcome.record["stage"] == "answer"
+        assert len(lines(outcome.directory)) == len(requests(outcome.directory)) == 12
+        assert requests(outcome.directory)[0]["images"][0]["path"].startswith("..")
+    (scored,) = runner.run([vary(spec, method="var", stage="score")], backend=FakeBackend(task, always("unused")))
+    (whole,) = runner.run(
+        [vary(spec, method="var", output=f"{spec.output}-2")], backend=FakeBackend(task, right(task, {1}))
+    )
+    assert scored.record["metrics"] == whole.record["metrics"]
+    assert scored.record["run_id"] == whole.record["run_id"]
+    with pytest.raises(UsageError, match="no prepared run"):
+        runner.run([vary(spec, method="var", limit=3, stage="answer")], backend=FakeBackend(task, always("yes")))
+
+
 def test_scoring_needs_answers(spec, task):
     runner.run([vary(spec, stage="prepare")], backend=FakeBackend(task, always("yes")))
     with pytest.raises(UsageError, match="12 of 12 samples have not been asked"):
