@@ -56,13 +56,15 @@ sinks: install
 	$(INSPECT) --model tiny-internvl --task scenes_pope --limit 54 --blank --vhd --output $(SINKS)/tiny-internvl
 	$(SINKBENCH) inspect sample --model smol-llava --task scenes_pope --index 0 --output $(SINKS)/sample
 
-# The shipped calibrations: about two minutes a model on a free core.
+# The shipped calibrations: a few minutes a model on a free core.
 CALIBRATIONS = configs/calibrations
 CALIBRATE = HF_HUB_OFFLINE=1 $(SINKBENCH) calibrate
 calibrations: install
 	for model in tiny-llava tiny-qwen tiny-internvl; do \
 	  $(CALIBRATE) iri --model $$model --task scenes_pope --set iri.samples=40 --device cpu --no-pictures \
 	    --output $(CALIBRATIONS)/iri/$$model.json || exit 1; \
+	  $(CALIBRATE) act --model $$model --task scenes_pope --n 10 --device cpu --no-pictures \
+	    --output $(CALIBRATIONS)/act/$$model.json || exit 1; \
 	done
 
 # make reproduce-NAME runs configs/papers/NAME.yaml.

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -188,13 +189,14 @@ def _scalar(text: str) -> Any:
 
 
 def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
-    """One spec for every combination of method and task.
+    """One spec for every combination of model, task and method.
 
-    Runs of one task follow each other, so that they can share its images. A parameter goes to the runs whose method or
-    task it belongs to.
+    Runs of one model and task follow each other, so that they can share its weights and images. A parameter goes to the
+    runs whose method or task it belongs to.
 
     Args:
-        settings: Fields of RunSpec; `method` and `task` may hold several values.
+        settings: Fields of RunSpec; `model`, `method` and `task` may hold several values. The method "all" is every
+            one there is.
 
     Raises:
         UsageError: A setting is unknown, missing or invalid, or a parameter belongs to no run.
@@ -205,7 +207,9 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     for key in ("model", "task"):
         if not settings.get(key):
             raise UsageError(f"no {key} is given", f"Add --{key} NAME; `sinkbench list {key}s` shows them all.")
-    methods = _several(settings.get("method", "greedy"))
+    given = settings["model"]
+    models = [given] if isinstance(given, str) and Path(given).exists() else _several(given)
+    methods = _methods(settings.get("method", "greedy"))
     tasks = _several(settings["task"])
     params = settings.get("params") or {}
     if not isinstance(params, Mapping):
@@ -218,12 +222,20 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
                 f"Write OWNER.PARAM=VALUE with OWNER one of: {', '.join(sorted(owners))}.",
             )
     specs = []
-    for task in tasks:
-        for method in methods:
-            own = {*method.split("+"), task}
-            mine = {key: value for key, value in params.items() if key.partition(".")[0] in own}
-            specs.append(_validated({**settings, "method": method, "task": task, "params": mine}))
+    for model, task, method in product(models, tasks, methods):
+        own = {*method.split("+"), task}
+        mine = {key: value for key, value in params.items() if key.partition(".")[0] in own}
+        specs.append(_validated({**settings, "model": model, "method": method, "task": task, "params": mine}))
     return specs
+
+
+def _methods(value: Any) -> list[str]:
+    """The methods named, with every method there is in the place of "all"."""
+    from sinkbench.methods import method_names
+
+    named = _several(value)
+    every = [name for name in method_names() if name not in named]
+    return [name for given in named for name in (every if given == "all" else [given])]
 
 
 def _several(value: Any) -> list[str]:

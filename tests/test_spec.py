@@ -2,12 +2,29 @@ import pytest
 from pydantic import ValidationError
 
 from sinkbench.errors import UsageError
+from sinkbench.methods import method_names
 from sinkbench.request import Generation
 from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id
 
 
 def settings(**changes):
     return {"model": "tiny-llava", "task": "scenes_pope", **changes}
+
+
+def test_expand_takes_several_models_and_all_methods(tmp_path):
+    specs = expand(settings(model="tiny-llava, tiny-qwen", method="greedy", task=["a", "b"]))
+    assert [(spec.model, spec.task) for spec in specs] == [
+        ("tiny-llava", "a"),
+        ("tiny-llava", "b"),
+        ("tiny-qwen", "a"),
+        ("tiny-qwen", "b"),
+    ]
+    folder = tmp_path / "one,model"
+    folder.mkdir()
+    assert [spec.model for spec in expand(settings(model=str(folder)))] == [str(folder)]
+    named = [spec.method for spec in expand(settings(method="var+pai,greedy,all"))]
+    assert named[:2] == ["var+pai", "greedy"]
+    assert sorted(named[1:]) == method_names()
 
 
 def test_expand_makes_every_combination_task_by_task():

@@ -12,14 +12,20 @@ FILES = "Files"
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Preset, local folder or hub id.", rich_help_panel=WHAT, metavar="NAME"),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Preset, local folder or hub id; several: separate by commas.",
+        rich_help_panel=WHAT,
+        metavar="NAME",
+    ),
 ]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
         "-M",
-        help="Method, or a+b to compose; several: repeat it or separate by commas. Default: greedy.",
+        help="Method, a+b to compose, or all; several: repeat it or separate by commas. Default: greedy.",
         rich_help_panel=WHAT,
         metavar="NAME",
     ),
