@@ -10,6 +10,8 @@ from sinkbench.methods.greedy import Greedy
 
 _PLAIN = "greedy"
 _SHOWN = 12
+_DECIDING = ("beta", "threshold", "tau", "alpha", "protect")
+"""Parameters that say what a calibrated head does."""
 
 
 @dataclass(frozen=True)
@@ -68,4 +70,6 @@ class FindHeads(Calibrator):
         }
         table: list[tuple[str, ...]] = [("head", f"gain in {metric}")]
         table += [(name, f"{gains[name]:+.4f}") for name in best[:_SHOWN]]
-        return Found({"heads": chosen}, evidence, table)
+        # Heads are good for the sinks that they were tried with.
+        tried = {name: value for name, value in bench.method.params().items() if name in _DECIDING}
+        return Found({"heads": chosen, **tried}, evidence, table)

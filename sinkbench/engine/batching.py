@@ -21,7 +21,7 @@ _OBSERVED_TOKENS = 1 << 17
 """The same where everything is looked at: every pass costs thousands of small operations, however short it is."""
 
 _ACTIVATION_SHARE = 0.15
-"""Share of the free memory that the inner activations of such a pass may take."""
+"""Share of the free memory that the inner activations of such a pass may take; keys and values get less for it."""
 
 _MEMORY_SHARE = 0.7
 """Share of the free memory that keys and values may take; activations and logits need the rest."""
@@ -66,16 +66,17 @@ class Budget:
         return cls(samples, slots, _PASS_TOKENS[kind], branches)
 
 
-def observed_tokens(adapter: Adapter) -> int:
-    """Most tokens in a pass over prompts that is looked at: as many as a GPU's free memory has room for."""
-    kind = _kind(adapter)
+def observed_budget(adapter: Adapter, batch_size: int | Literal["auto"]) -> Budget:
+    """What a batch may take that is looked at: passes are as long as a GPU's free memory has room for."""
+    budget, kind = Budget.of(adapter, batch_size), _kind(adapter)
     if kind == "cpu":
-        return _PASS_TOKENS[kind]
+        return budget
     config = adapter.language_model.config
     # The MLP's gate, up and product, and as much again for what is made of them.
     per_token = 6 * config.intermediate_size * adapter.dtype.itemsize
     room = int(_ACTIVATION_SHARE * _free_bytes(adapter) / per_token)
-    return max(_PASS_TOKENS[kind], min(_OBSERVED_TOKENS, room))
+    slots = int(budget.slots * (1 - 2 * _ACTIVATION_SHARE / _MEMORY_SHARE))
+    return replace(budget, slots=slots, pass_tokens=max(_PASS_TOKENS[kind], min(_OBSERVED_TOKENS, room)))
 
 
 def _kind(adapter: Adapter) -> str:

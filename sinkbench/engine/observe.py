@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
-from sinkbench.engine.batching import Budget, observed_tokens, plan_batches
+from sinkbench.engine.batching import observed_budget, plan_batches
 from sinkbench.engine.context import Role, State
 from sinkbench.engine.feeder import Ready, feed_batches
 from sinkbench.engine.marks import mark_images
@@ -82,13 +82,14 @@ def observe(
         share: Run a prefix that prompts share once. In a batch where none is shared each prompt is one pass. Without it
             each prompt's prefix is a pass of its own.
         batch_size: Most samples in a batch, or "auto" for what the free memory holds.
-        pass_tokens: Most tokens in one pass over prompts; None is what the free memory holds (`observed_tokens`).
+        pass_tokens: Most tokens in one pass over prompts; None is what the free memory holds (`observed_budget`).
 
     Raises:
         SampleError: An image cannot be read.
     """
-    budget = Budget.of(adapter, batch_size)
-    budget = replace(budget, pass_tokens=pass_tokens or observed_tokens(adapter))
+    budget = observed_budget(adapter, batch_size)
+    if pass_tokens is not None:
+        budget = replace(budget, pass_tokens=pass_tokens)
     for ready in feed_batches(adapter, plan_batches(prompts, budget)):
         yield from _observe_batch(adapter, probe, ready, new_tokens, share, budget.pass_tokens)
 

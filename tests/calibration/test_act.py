@@ -7,6 +7,7 @@ from sinkbench.calibration import act
 from sinkbench.calibration.act import FindHeads
 from sinkbench.calibration.base import Bench, Question
 from sinkbench.errors import SinkbenchError, UsageError
+from sinkbench.methods import get_method
 from sinkbench.methods.act import Act
 
 
@@ -49,17 +50,18 @@ def test_heads_that_help_alone_are_taken(monkeypatch):
     assert set(asked) == {"greedy", "n", *(f"{layer}.{head}" for layer in (2, 3) for head in range(heads))}
     assert asked["n"] == 1
     assert asked["3.2"] == Act(layers=(2, 3), heads=("3.2",))
-    assert found.params == {"heads": ["2.1", "3.0"]}
+    assert found.params["heads"] == ["2.1", "3.0"]
+    assert (found.params["threshold"], found.params["tau"]) == ("absolute", 0.1)
     assert found.evidence["gains"]["3.2"] == -0.1
     assert found.table[1] == ("2.1", "+0.1000")
-    Act(**{"heads": tuple(found.params["heads"])}).bind(adapter("llava").info)
+    get_method("act", found.params).bind(adapter("llava").info)
 
 
 def test_a_bound_on_the_gain_and_metrics_that_fall(monkeypatch):
     planted(monkeypatch, {"2.1": 0.6, "3.0": 0.51})
-    assert FindHeads(gain=0.05).measure(bench()).params == {"heads": ["2.1"]}
+    assert FindHeads(gain=0.05).measure(bench()).params["heads"] == ["2.1"]
     planted(monkeypatch, {"2.1": 0.6, "3.0": 0.4}, "lower")
-    assert FindHeads().measure(bench()).params == {"heads": ["3.0"]}
+    assert FindHeads().measure(bench()).params["heads"] == ["3.0"]
 
 
 def test_where_nothing_helps_the_message_says_what_to_try(monkeypatch):
