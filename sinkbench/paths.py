@@ -1,5 +1,6 @@
 """Where the files that travel with sinkbench lie: in the wheel or in a source checkout."""
 
+import gzip
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -17,3 +18,15 @@ def resource(name: str) -> Path:
 def asset(name: str) -> Path:
     """The path of a shipped asset, for example `asset("tiny-llava")` or `asset("scenes/val")`."""
     return PACKAGE / "assets" / name
+
+
+def read_packed(path: Path) -> str:
+    """The text of a file, or of the gzip file NAME.gz in its place: the larger shipped question files are packed.
+
+    Raises:
+        OSError: There is neither, or it cannot be read.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    if path.exists() or not packed.exists():
+        return path.read_text(encoding="utf-8")
+    return gzip.decompress(packed.read_bytes()).decode("utf-8")

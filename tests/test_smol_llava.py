@@ -18,7 +18,7 @@ from sinkbench.downloads import ASSETS, cache_path, fetch
 from sinkbench.engine.context import Role
 from sinkbench.errors import SampleError, UsageError
 from sinkbench.methods import get_method
-from sinkbench.paths import asset
+from sinkbench.paths import asset, read_packed
 from sinkbench.request import Generation, ImageRef, Message, Request
 from sinkbench.scenes.questions import SHORT_SUFFIX
 from sinkbench.scoring import pope
@@ -246,7 +246,7 @@ def test_real_tokens_of_a_prompt(smol):
 def adversarial(count):
     """The first adversarial questions of the shipped split."""
     folder = asset("scenes/val")
-    rows = [json.loads(line) for line in (folder / "pope.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in read_packed(folder / "pope.jsonl").splitlines()]
     rows = [row for row in rows if row["category"] == "adversarial"][:count]
     return [
         Request(

@@ -20,7 +20,7 @@ from sinkbench.engine.generate import Engine
 from sinkbench.inspection.first_token import first_token_states
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Method
-from sinkbench.paths import asset
+from sinkbench.paths import asset, read_packed
 from sinkbench.request import Generation, ImageRef, Message, Request
 from sinkbench.scoring import chair, pope
 
@@ -57,7 +57,7 @@ models = pytest.mark.parametrize("name", MODELS, scope="module")
 @cache
 def rows(task: str) -> list[dict[str, Any]]:
     """Rows of the shipped split; of POPE the adversarial ones, four an image, half of them "yes"."""
-    table = [json.loads(line) for line in (SCENES / f"{task}.jsonl").read_text().splitlines()]
+    table = [json.loads(line) for line in read_packed(SCENES / f"{task}.jsonl").splitlines()]
     if task == "pope":
         adversarial = (row for row in table if row["category"] == "adversarial")
         table = [row for place, row in enumerate(adversarial) if place % 3]

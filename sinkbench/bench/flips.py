@@ -9,7 +9,7 @@ from sinkbench.adapters.base import Adapter
 from sinkbench.bench.measure import answer_all
 from sinkbench.engine.generate import Engine
 from sinkbench.methods.base import Method
-from sinkbench.paths import asset
+from sinkbench.paths import asset, read_packed
 from sinkbench.request import IMAGE_PLACEHOLDER, Generation, ImageRef, Message, Request
 
 BATCH = 32
@@ -31,7 +31,7 @@ def scenes_requests(per_file: int, folder: Path | None = None) -> list[Request]:
             Generation(max_new_tokens=new_tokens),
         )
         for name, new_tokens in NEW_TOKENS.items()
-        for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()[:per_file])
+        for row in map(json.loads, read_packed(folder / f"{name}.jsonl").splitlines()[:per_file])
     ]
 
 

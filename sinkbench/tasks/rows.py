@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import UsageError
+from sinkbench.paths import read_packed
 
 Columns = Mapping[str, "str | list[str]"]
 """Column name to its kind, a key of `KINDS`, or to the list of its allowed values."""
@@ -71,7 +72,7 @@ def parse_row(line: str, where: str, hint: str) -> dict[str, Any]:
 
 def _lines(path: Path, hint: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_packed(path).splitlines()
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", hint) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sinkbench.cli.scenes import app
 from sinkbench.errors import UsageError
-from sinkbench.paths import asset
+from sinkbench.paths import asset, read_packed
 from sinkbench.scenes.annotate import captions
 from sinkbench.scenes.dataset import fingerprint, write_dataset
 from sinkbench.scenes.dialogue import vocabulary
@@ -25,7 +25,7 @@ ROWS = ("pope", "chair", "mcq", "text")
 
 
 def read_rows(folder, task):
-    return [json.loads(line) for line in (folder / f"{task}.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in read_packed(folder / f"{task}.jsonl").splitlines()]
 
 
 def quietly(function, *arguments):
