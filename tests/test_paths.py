@@ -13,5 +13,5 @@ def test_a_packed_file_stands_for_the_plain_one(tmp_path):
     assert read_packed(path) == "grün\n"
     path.write_text("plain")
     assert read_packed(path) == "plain"
-    with pytest.raises(FileNotFoundError, match="other.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"other\.jsonl"):
         read_packed(tmp_path / "other.jsonl")
