@@ -124,11 +124,13 @@ def test_a_method_that_does_not_fit_the_model_stops_all_before_the_first_answer(
     assert list((tmp_path / "runs").glob("*/samples.jsonl")) == []
 
 
-def test_a_run_that_is_not_prepared_leaves_the_others_as_they_are(specs, task, tmp_path):
-    (prepared,) = runner.run([vary(specs[0], stage="prepare")], backend=FakeBackend(task, always("unused")))
-    with pytest.raises(UsageError, match="no prepared run of tiny × var"):
+def test_questions_that_are_not_prepared_leave_other_runs_as_they_are(specs, task, tmp_path):
+    (prepared,) = runner.run([vary(specs[0], stage="prepare", limit=2)], backend=FakeBackend(task, always("unused")))
+    before = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    with pytest.raises(UsageError, match="no prepared run of tiny × greedy"):
         runner.run([vary(spec, stage="answer") for spec in specs], backend=FakeBackend(task, always("yes")))
     assert record_of(prepared.directory) == prepared.record
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == before
 
 
 def test_a_score_stands_when_the_next_run_cannot_be_scored(specs, task, tmp_path):
