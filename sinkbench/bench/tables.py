@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sinkbench.methods import method_config, method_names
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -56,6 +58,7 @@ def grids(record: Mapping[str, Any]) -> list[Grid]:
     growth = [row for row in record["rows"] if row["workload"] == "growth"]
     found = [
         Grid(f"Speed: {subject}", _SPEED, [_speed(row) for row in (*rows, *record["baselines"])], 2),
+        Grid(f"Overhead: {subject}", _OVERHEAD, list(_overheads(rows))),
         Grid(f"What looking costs: {subject}", _INSPECTION, list(_inspection(record.get("inspection", ()))), 2),
         Grid(f"Growth: {subject}", _GROWTH, [_growth(row) for row in growth]),
         Grid(f"From files to answers: {subject}", _END_TO_END, [_end_to_end(e) for e in record["end_to_end"]]),
@@ -78,6 +81,7 @@ _SPEED = (
     "GiB",
     "× greedy",
 )
+_OVERHEAD = ("method", "yes/no, time × greedy", "captions, time × greedy", "memory × greedy", "published")
 _GROWTH = ("method", "image tokens", "questions an image", "new tokens", "answers", "s", "ms an answer", "× greedy")
 _INSPECTION = ("workload", "what", "batch", "prompts", "s", "× plain", "GiB", "× plain")
 _END_TO_END = ("method", "images", "answers", "answers/s", "device alone", "ratio")
@@ -102,6 +106,28 @@ def _speed(row: Row) -> list[str]:
         _number(peak / _GIB) if peak else "",
         _ratio(ratios.get("peak_bytes")),
     ]
+
+
+def _overheads(rows: Sequence[Row]) -> Iterable[list[str]]:
+    """Each method's time and memory over greedy's on the same batches, next to what papers say."""
+    known = [row for row in rows if row.get("ratio_to_greedy") and row["method"] != "greedy"]
+    for method in dict.fromkeys(row["method"] for row in known):
+        own = [row for row in known if row["method"] == method]
+        times = {
+            workload: 1 / row["ratio_to_greedy"][metric]
+            for workload, metric in (("pope", "answers_per_s"), ("caption", "tokens_per_s"))
+            for row in own
+            if row["workload"] == workload and row["ratio_to_greedy"].get(metric)
+        }
+        peaks = [row["ratio_to_greedy"].get("peak_bytes") or 0 for row in own]
+        published = {} if method not in method_names() else method_config(method)["overhead"]
+        yield [
+            method,
+            _ratio(times.get("pope")),
+            _ratio(times.get("caption")),
+            _ratio(max(peaks) or None),
+            f"{published['times_greedy']:g}" if published else "",
+        ]
 
 
 def _inspection(entries: Iterable[Row]) -> Iterable[list[str]]:

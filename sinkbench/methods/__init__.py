@@ -161,10 +161,14 @@ def typed_fields(cls: type, owner: str, values: Mapping[str, Any], more: Iterabl
 
 
 def method_config(name: str) -> dict[str, Any]:
-    """What configs/methods/NAME.yaml says: "profiles" and "models", each by name with "source" and "params"."""
+    """What configs/methods/NAME.yaml says.
+
+    "profiles" and "models", each by name with "source" and "params"; and "overhead", the published time over plain
+    decoding with its "source", or empty.
+    """
     path = resource("configs") / "methods" / f"{name}.yaml"
     config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return {key: config.get(key) or {} for key in ("profiles", "models")}
+    return {key: config.get(key) or {} for key in ("profiles", "models", "overhead")}
 
 
 def _of_model(name: str, model: str) -> dict[str, Any]:
