@@ -81,13 +81,15 @@ class Lane:
     edits_prefix: bool
     generation: Callable[[Generation], Generation]
     refocuses: bool
+    reads_prefix: bool = False
     timings: Timings = field(default_factory=Timings)
 
 
 class Engine:
     """Answers requests with a model under one method or several.
 
-    Several methods share one vision pass and one prefix prefill a batch, as far as they only look there.
+    Several methods share one vision pass a batch, and one prefix prefill as far as they leave the prefix alone; those
+    who look at it share another.
 
     Args:
         adapter: The model.
@@ -115,6 +117,7 @@ class Engine:
                 bool(method.edits & (Stage.VISION | Stage.PREFIX)),
                 method.generation,
                 method.refocuses,
+                bool(method.observes & Stage.PREFIX),
             )
             for name, method in named.items()
         }
@@ -242,39 +245,49 @@ class Engine:
         features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
         marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
-        # What only one method's second branch needs is made for it alone: the others neither wait nor pay for it.
-        sharing = {
-            name: self.lanes[name].method for name in asked if not self.lanes[name].edits_prefix and not seeing[name]
-        }
-        # A look is at the unedited model.
-        sharing |= {name: Intervention() for name, mine in looks.items() if mine.prompts}
         image_marks = {name: images for name, (images, _) in marks.items()}
-        shared = self._prefill(sharing, prompts, features, image_marks) if sharing else None
-        for name, mine in asked.items():
-            if not self.lanes[name].method.whole_prompt:
+        lanes = {name: self.lanes[name] for name in asked}
+        sharing = [name for name, lane in lanes.items() if not lane.edits_prefix and not seeing[name]]
+        # Who reads the prefix has a pass of its own, and so have looks: what they cost is not the others' time.
+        for reads in (False, True):
+            group = {name: lanes[name].method for name in sharing if lanes[name].reads_prefix is reads}
+            if not group:
                 continue
-            yield name, self._run_whole(name, mine, branches[name], features, image_marks[name])
-            self.lanes[name].timings.vision_s += vision_s + marks[name][1]
-        for name, mine in asked.items():
-            if self.lanes[name].method.whole_prompt:
+            own_prompts = {id(prompt): prompt for name in group for prompt in asked[name]}
+            prefixes, prefix_s = self._prefill(group, list(own_prompts.values()), features, image_marks)
+            for name in group:
+                responses = self._run(name, asked[name], branches[name], prefixes)
+                lanes[name].timings.vision_s += vision_s + marks[name][1]
+                lanes[name].timings.prefix_s += prefix_s
+                yield name, responses
+            del prefixes
+        for name in (name for name in asked if name not in sharing):
+            start, lane = time.perf_counter(), lanes[name]
+            if lane.method.whole_prompt:
+                responses = self._run_whole(name, asked[name], branches[name], features, image_marks[name])
+                lane.timings.vision_s += vision_s + marks[name][1]
+                yield name, responses
                 continue
-            start = time.perf_counter()
-            lane = self.lanes[name]
+            # What only one method's second branch needs is made for it alone.
             edited = add_edited(lane.method, seeing[name], inputs)
             own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
             own_s = self._since(start)
-            alone = [*mine, *seeing[name]]
-            usual = shared if name in sharing else None
-            prefixes, prefix_s = usual or self._prefill({name: lane.method}, alone, own, image_marks, lane.edits_prefix)
-            responses = self._run(name, mine, branches[name], prefixes)
+            alone = [*asked[name], *seeing[name]]
+            prefixes, prefix_s = self._prefill({name: lane.method}, alone, own, image_marks, lane.edits_prefix)
+            responses = self._run(name, asked[name], branches[name], prefixes)
             lane.timings.vision_s += vision_s + marks[name][1] + own_s
             lane.timings.prefix_s += prefix_s
             yield name, responses
-        for name, own_looks in looks.items():
-            if shared and name in sharing:
+        looking = {name: mine for name, mine in looks.items() if mine.prompts}
+        if looking:
+            looked_at = {id(prompt): prompt for mine in looking.values() for prompt in mine.prompts}
+            # A look is at the unedited model.
+            unedited = {name: Intervention() for name in looking}
+            prefixes, prefix_s = self._prefill(unedited, list(looked_at.values()), features, image_marks)
+            for name, mine in looking.items():
                 self.lanes[name].timings.vision_s += vision_s
-                self.lanes[name].timings.prefix_s += shared[1]
-                self._look(name, own_looks, shared[0])
+                self.lanes[name].timings.prefix_s += prefix_s
+                self._look(name, mine, prefixes)
 
     def _run_whole(
         self,

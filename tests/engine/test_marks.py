@@ -160,8 +160,20 @@ def test_who_looks_pays_for_it_and_shares_the_prefix(monkeypatch):
     assert ran == [["greedy", "dual_stream"]]
     assert together["greedy"] == answers(a, methods["greedy"], asked)
     assert together["dual_stream"] == answers(a, methods["dual_stream"], [r for r in asked if r.id != "tall/dog"])
-    # Each pays a second for the features and one for those of its own branch, of which there are none here.
-    assert {name: lane.timings.vision_s for name, lane in engine.lanes.items()} == {"greedy": 2.0, "dual_stream": 12.0}
+    assert {name: lane.timings.vision_s for name, lane in engine.lanes.items()} == {"greedy": 1.0, "dual_stream": 11.0}
+
+
+def test_who_reads_the_prefix_has_a_pass_of_its_own(monkeypatch):
+    """What GIFT's rows in the prefix and CARVE's looks cost must not count as greedy's time."""
+    a, asked = adapter("llava"), requests()
+    methods = {name: method(name) for name in ("greedy", "gift", "image_scale", "var")}
+    methods["carve"] = get_method("carve", {"tokens": 4})
+    engine, ran = Engine(a, methods), []
+    prefill = engine._prefill
+    monkeypatch.setattr(engine, "_prefill", lambda names, *rest: ran.append(sorted(names)) or prefill(names, *rest))
+    list(engine.sweep(asked, lambda *_: True))
+    # The last pass answers what CARVE asks in the end.
+    assert ran[:3] == [["greedy", "image_scale"], ["gift", "var"], ["carve"]]
 
 
 def test_a_probe_has_its_marks():
