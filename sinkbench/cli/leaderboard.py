@@ -14,6 +14,9 @@ def leaderboard(
     baseline: Annotated[
         str, typer.Option("--baseline", help="Method that the others are compared with.", metavar="NAME")
     ] = "greedy",
+    cost: Annotated[
+        bool, typer.Option("--cost/--no-cost", help="Show times; leave them out where they cannot be compared.")
+    ] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the board as JSON.", metavar="FILE", rich_help_panel="Files")
     ] = None,
@@ -30,6 +33,9 @@ def leaderboard(
 
     tasks = [name.strip() for item in task or [] for name in item.split(",") if name.strip()]
     board = boards.build(folder, baseline=baseline, tasks=tasks)
+    if not cost:
+        for row in board["rows"]:
+            row["cost"] = dict.fromkeys(row["cost"])
     console = output_console()
     for rendered in table.rich_tables(board):
         console.print(rendered)

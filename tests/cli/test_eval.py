@@ -81,6 +81,12 @@ def test_the_board_compares_them(sinkbench, whole, tmp_path):
     assert deltas["greedy"] is None
     assert deltas["pai"]["n_pairs"] == N
     assert "| pai" in (tmp_path / "board.md").read_text()
+    assert all(row["cost"]["answers_per_s"] > 0 for row in board["rows"])
+    done = sinkbench("leaderboard", output, "--no-cost", "--json", tmp_path / "board.json")
+    assert done.returncode == 0, done.stderr
+    without = json.loads((tmp_path / "board.json").read_text())
+    assert {value for row in without["rows"] for value in row["cost"].values()} == {None}
+    assert [row["metrics"] for row in without["rows"]] == [row["metrics"] for row in board["rows"]]
 
 
 def test_runs_that_are_stopped_and_killed_resume_to_identical_metrics(sinkbench, whole, command, tmp_path):
