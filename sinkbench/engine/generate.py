@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import torch
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.beams import BeamSearch
-from sinkbench.engine.context import Stage
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import failed, feed, feed_batches
+from sinkbench.engine.lanes import Lane
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
@@ -25,64 +25,6 @@ from sinkbench.request import Generation, Request, Response
 
 _WEIGHTS_AT_ONCE = 1 << 28
 """Attention weights of whole prompts that are written down at once, in numbers."""
-
-
-@dataclass
-class Timings:
-    """Sums over what was answered under one method. The passes of its looks count as seconds and steps, not as tokens.
-
-    Attributes:
-        answers: Samples answered.
-        prompt_tokens: Prompt tokens of these, image tokens included.
-        new_tokens: Generated tokens, padding left out.
-        visual_tokens: Image tokens in the prompts.
-        decode_steps: Decode passes.
-        vision_s: Seconds in the vision encoder, where other methods of the engine may share them; and in making new
-            images of what was looked at.
-        prefix_s: Seconds in prefixes; likewise.
-        suffix_s: Seconds in suffixes.
-        decode_s: Seconds in decode passes.
-        kv_bytes_per_token: Cache bytes of one token over all layers.
-    """
-
-    answers: int = 0
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    visual_tokens: int = 0
-    decode_steps: int = 0
-    vision_s: float = 0.0
-    prefix_s: float = 0.0
-    suffix_s: float = 0.0
-    decode_s: float = 0.0
-    kv_bytes_per_token: int = 0
-
-    def count(self, responses: Sequence[Response], steps: int, kv_bytes_per_token: int) -> None:
-        """Add answers and the decode passes that they took."""
-        self.answers += len(responses)
-        self.prompt_tokens += sum(r.prompt_tokens for r in responses)
-        self.new_tokens += sum(r.new_tokens for r in responses)
-        self.visual_tokens += sum(r.visual_tokens for r in responses)
-        self.decode_steps += steps
-        self.kv_bytes_per_token = kv_bytes_per_token
-
-
-@dataclass
-class Lane:
-    """A method in the engine.
-
-    Attributes:
-        method: Bound to the model.
-        edits_prefix: Whether it edits how images are read or what comes before their end.
-        generation: From the settings that a prompt asks for to those under which the method answers.
-        timings: How long it took.
-    """
-
-    method: Intervention
-    edits_prefix: bool
-    generation: Callable[[Generation], Generation]
-    refocuses: bool
-    reads_prefix: bool = False
-    timings: Timings = field(default_factory=Timings)
 
 
 class Engine:
@@ -111,16 +53,7 @@ class Engine:
     ) -> None:
         self.adapter = adapter
         named = {methods.name: methods} if isinstance(methods, Method) else methods
-        self.lanes = {
-            name: Lane(
-                method.bind(adapter.info),
-                bool(method.edits & (Stage.VISION | Stage.PREFIX)),
-                method.generation,
-                method.refocuses,
-                bool(method.observes & Stage.PREFIX),
-            )
-            for name, method in named.items()
-        }
+        self.lanes = {name: Lane.of(method, adapter.info) for name, method in named.items()}
         searched = {name: method.generation(Generation()).rows for name, method in named.items()}
         rows = max(searched[name] * (2 if method.contrasts else 1) for name, method in named.items())
         self.budget = Budget.of(adapter, batch_size, rows, max(searched.values()))
@@ -166,22 +99,9 @@ class Engine:
 
         The seconds of a vision pass or a prefix that methods share count for each of them, as if it ran alone.
         """
-        t = self.lanes[name or next(iter(self.lanes))].timings
-        prefill = t.prefix_s + t.suffix_s
-        seconds = t.vision_s + prefill + t.decode_s
         on_gpu = self.adapter.device.type == "cuda"
-        return {
-            "answers_per_s": t.answers / seconds if seconds else 0.0,
-            "tokens_per_s": t.new_tokens / seconds if seconds else 0.0,
-            "prompt_tokens": t.prompt_tokens / max(t.answers, 1),
-            "vision_ms": 1e3 * t.vision_s / max(t.answers, 1),
-            "prefill_ms": 1e3 * prefill / max(t.answers, 1),
-            "decode_ms_per_token": 1e3 * t.decode_s / max(t.decode_steps, 1),
-            "peak_bytes": torch.cuda.max_memory_allocated(self.adapter.device) if on_gpu else None,
-            "kv_bytes_per_token": t.kv_bytes_per_token,
-            "visual_tokens_in": t.visual_tokens / max(t.answers, 1),
-            "visual_tokens_kept": t.visual_tokens / max(t.answers, 1),
-        }
+        peak = torch.cuda.max_memory_allocated(self.adapter.device) if on_gpu else None
+        return self.lanes[name or next(iter(self.lanes))].timings.figures(peak)
 
     def _answer_batch(
         self,
@@ -278,16 +198,18 @@ class Engine:
             lane.timings.vision_s += vision_s + marks[name][1] + own_s
             lane.timings.prefix_s += prefix_s
             yield name, responses
-        looking = {name: mine for name, mine in looks.items() if mine.prompts}
-        if looking:
-            looked_at = {id(prompt): prompt for mine in looking.values() for prompt in mine.prompts}
-            # A look is at the unedited model.
-            unedited = {name: Intervention() for name in looking}
-            prefixes, prefix_s = self._prefill(unedited, list(looked_at.values()), features, image_marks)
-            for name, mine in looking.items():
-                self.lanes[name].timings.vision_s += vision_s
-                self.lanes[name].timings.prefix_s += prefix_s
-                self._look(name, mine, prefixes)
+        if looking := {name: mine for name, mine in looks.items() if mine.prompts}:
+            self._run_looks(looking, features, vision_s)
+
+    def _run_looks(self, looking: Mapping[str, Looks], features: Mapping[str, ImageFeatures], vision_s: float) -> None:
+        """Run what methods ask before they answer, on the unedited model; it shares the vision pass."""
+        prompts = {id(prompt): prompt for mine in looking.values() for prompt in mine.prompts}
+        unedited = {name: Intervention() for name in looking}
+        prefixes, prefix_s = self._prefill(unedited, list(prompts.values()), features, {})
+        for name, mine in looking.items():
+            self.lanes[name].timings.vision_s += vision_s
+            self.lanes[name].timings.prefix_s += prefix_s
+            self._look(name, mine, prefixes)
 
     def _run_whole(
         self,

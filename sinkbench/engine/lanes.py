@@ -1,0 +1,98 @@
+"""A method on its way through the engine: what it touches, and how long it took."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sinkbench.engine.context import Stage
+from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.request import Generation, Response
+
+
+@dataclass
+class Timings:
+    """Sums over what was answered under one method. The passes of its looks count as seconds and steps, not as tokens.
+
+    Attributes:
+        answers: Samples answered.
+        prompt_tokens: Prompt tokens of these, image tokens included.
+        new_tokens: Generated tokens, padding left out.
+        visual_tokens: Image tokens in the prompts.
+        decode_steps: Decode passes.
+        vision_s: Seconds in the vision encoder, where other methods of the engine may share them; and in making new
+            images of what was looked at.
+        prefix_s: Seconds in prefixes; likewise.
+        suffix_s: Seconds in suffixes.
+        decode_s: Seconds in decode passes.
+        kv_bytes_per_token: Cache bytes of one token over all layers.
+    """
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    visual_tokens: int = 0
+    decode_steps: int = 0
+    vision_s: float = 0.0
+    prefix_s: float = 0.0
+    suffix_s: float = 0.0
+    decode_s: float = 0.0
+    kv_bytes_per_token: int = 0
+
+    def count(self, responses: Sequence[Response], steps: int, kv_bytes_per_token: int) -> None:
+        """Add answers and the decode passes that they took."""
+        self.answers += len(responses)
+        self.prompt_tokens += sum(r.prompt_tokens for r in responses)
+        self.new_tokens += sum(r.new_tokens for r in responses)
+        self.visual_tokens += sum(r.visual_tokens for r in responses)
+        self.decode_steps += steps
+        self.kv_bytes_per_token = kv_bytes_per_token
+
+    def figures(self, peak_bytes: int | None) -> dict[str, Any]:
+        """Rates and means over the answers; times in seconds or milliseconds as named."""
+        prefill = self.prefix_s + self.suffix_s
+        seconds = self.vision_s + prefill + self.decode_s
+        answers = max(self.answers, 1)
+        return {
+            "answers_per_s": self.answers / seconds if seconds else 0.0,
+            "tokens_per_s": self.new_tokens / seconds if seconds else 0.0,
+            "prompt_tokens": self.prompt_tokens / answers,
+            "vision_ms": 1e3 * self.vision_s / answers,
+            "prefill_ms": 1e3 * prefill / answers,
+            "decode_ms_per_token": 1e3 * self.decode_s / max(self.decode_steps, 1),
+            "peak_bytes": peak_bytes,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "visual_tokens_in": self.visual_tokens / answers,
+            "visual_tokens_kept": self.visual_tokens / answers,
+        }
+
+
+@dataclass
+class Lane:
+    """A method in the engine.
+
+    Attributes:
+        method: Bound to the model.
+        edits_prefix: Whether it edits how images are read or what comes before their end.
+        reads_prefix: Whether it looks at what comes before their end.
+        generation: From the settings that a prompt asks for to those under which the method answers.
+        refocuses: Whether it looks first, and answers another request than was asked.
+        timings: How long it took.
+    """
+
+    method: Intervention
+    edits_prefix: bool
+    reads_prefix: bool
+    generation: Callable[[Generation], Generation]
+    refocuses: bool
+    timings: Timings = field(default_factory=Timings)
+
+    @classmethod
+    def of(cls, method: Method, model: ModelInfo) -> "Lane":
+        """The lane of a method, bound to a model.
+
+        Raises:
+            UsageError: The model lacks something that the method needs.
+        """
+        edits = bool(method.edits & (Stage.VISION | Stage.PREFIX))
+        reads = bool(method.observes & Stage.PREFIX)
+        return cls(method.bind(model), edits, reads, method.generation, method.refocuses)
