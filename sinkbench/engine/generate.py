@@ -167,7 +167,8 @@ class Engine:
         marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         image_marks = {name: images for name, (images, _) in marks.items()}
         lanes = {name: self.lanes[name] for name in asked}
-        sharing = [name for name, lane in lanes.items() if not lane.edits_prefix and not seeing[name]]
+        alike = [name for name, lane in lanes.items() if not (lane.edits_prefix or lane.method.whole_prompt)]
+        sharing = [name for name in alike if not seeing[name]]
         # Who reads the prefix has a pass of its own, and so have looks: what they cost is not the others' time.
         for reads in (False, True):
             group = {name: lanes[name].method for name in sharing if lanes[name].reads_prefix is reads}
