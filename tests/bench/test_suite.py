@@ -52,7 +52,7 @@ def test_the_numbers_agree_with_each_other(content, tmp_path, said):
     assert len(said) == len(content["rows"]) + len(content["baselines"]) + 1
 
     titles = [grid.title.partition(":")[0] for grid in grids(content)]
-    assert titles == ["Speed", "Growth", "From files to answers", "Against plain transformers", "Targets"]
+    assert titles == ["Speed", "Overhead", "Growth", "From files to answers", "Against plain transformers", "Targets"]
     speed = grids(content)[0].markdown()
     assert f"| {greedy['workload']} | greedy | {greedy['batch']} |" in speed
     assert all(len(cells) == len(grid.columns) for grid in grids(content) for cells in grid.rows)
