@@ -64,8 +64,10 @@ calibrations: install
 	  $(CALIBRATE) iri --model $$model --task scenes_pope --set iri.samples=40 --device cpu --no-pictures \
 	    --output $(CALIBRATIONS)/iri/$$model.json || exit 1; \
 	done
-	$(CALIBRATE) act --model tiny-llava --task scenes_pope --n 10 --set act.threshold=alpha_over_n --device cpu --no-pictures \
-	  --output $(CALIBRATIONS)/act/tiny-llava.json
+	for model in tiny-llava tiny-internvl; do \
+	  $(CALIBRATE) act --model $$model --task scenes_pope --n 10 --set act.threshold=alpha_over_n --device cpu --no-pictures \
+	    --output $(CALIBRATIONS)/act/$$model.json || exit 1; \
+	done
 
 # make reproduce-NAME runs configs/papers/NAME.yaml.
 reproduce-%: install

@@ -145,6 +145,7 @@ def test_nothing_is_written_where_nothing_was_found(model, learning, tmp_path):
 def test_shipped_calibrations_fit_the_shipped_models():
     files = sorted(shipped_folder().glob("*/*.json"))
     assert {(file.parent.name, file.stem) for file in files} >= {
+        ("act", "tiny-internvl"),
         ("act", "tiny-llava"),
         ("iri", "tiny-internvl"),
         ("iri", "tiny-llava"),
