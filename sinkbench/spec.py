@@ -214,7 +214,7 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     params = settings.get("params") or {}
     if not isinstance(params, Mapping):
         raise UsageError(f"params: {params!r} is no mapping", "Write params: {var.tau: 5}.")
-    owners = {part for method in methods for part in method.split("+")} | set(tasks)
+    owners = _owners(settings)
     for key in params:
         if key.partition(".")[0] not in owners:
             raise UsageError(
@@ -227,6 +227,26 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
         mine = {key: value for key, value in params.items() if key.partition(".")[0] in own}
         specs.append(_validated({**settings, "model": model, "method": method, "task": task, "params": mine}))
     return specs
+
+
+def with_flags(config: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config file with others on top.
+
+    Parameters of the file go with their methods and tasks: those of one that the file names and the flags leave out are
+    left out too.
+    """
+    merged = {**config, **flags}
+    gone = _owners(config) - _owners(merged)
+    params = merged.get("params")
+    if isinstance(params, Mapping):
+        merged["params"] = {key: value for key, value in params.items() if str(key).partition(".")[0] not in gone}
+    return merged
+
+
+def _owners(settings: Mapping[str, Any]) -> set[str]:
+    """Names before the dot of parameters that belong to the settings' methods and tasks."""
+    methods = _methods(settings.get("method", "greedy"))
+    return {part for method in methods for part in method.split("+")} | set(_several(settings.get("task") or ()))
 
 
 def _methods(value: Any) -> list[str]:

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from sinkbench.errors import UsageError
 from sinkbench.methods import method_names
 from sinkbench.request import Generation
-from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id
+from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id, with_flags
 
 
 def settings(**changes):
@@ -123,6 +123,19 @@ def test_a_bad_config_file_is_explained(tmp_path, content, expected):
     path.write_text(content)
     with pytest.raises(UsageError, match=expected):
         read_config(path)
+
+
+def test_parameters_of_a_config_file_go_with_their_methods():
+    config = {
+        "method": ["greedy", "var+pai"],
+        "task": "a",
+        "params": {"var.tau": 5, "pai.gamma": 1, "a.x": 2, "vra.tau": 3},
+    }
+    assert with_flags(config, {"method": "pai"})["params"] == {"pai.gamma": 1, "a.x": 2, "vra.tau": 3}
+    assert with_flags(config, {"task": ["b"]})["params"] == {"var.tau": 5, "pai.gamma": 1, "vra.tau": 3}
+    assert with_flags(config, {"model": "m"}) == {**config, "model": "m"}
+    with pytest.raises(UsageError, match=r"'vra\.tau' belongs to no method"):
+        expand(with_flags(config, {"model": "m", "method": "pai"}))
 
 
 def test_a_missing_config_file_is_named(tmp_path):

@@ -78,10 +78,10 @@ def _settings(
     config: Path | None, flags: dict[str, Any], assignments: list[str], max_new_tokens: int | None
 ) -> dict[str, Any]:
     """The config file's settings with the flags on top; parameters and generation settings are merged key by key."""
-    from sinkbench.spec import parse_assignments, read_config
+    from sinkbench.spec import parse_assignments, read_config, with_flags
 
-    settings = read_config(config) if config else {}
-    settings |= {key: value for key, value in flags.items() if value not in (None, [])}
+    given = {key: value for key, value in flags.items() if value not in (None, [])}
+    settings = with_flags(read_config(config) if config else {}, given)
     if assignments:
         settings["params"] = {**(settings.get("params") or {}), **parse_assignments(assignments)}
     if max_new_tokens is not None:
