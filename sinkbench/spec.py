@@ -103,14 +103,15 @@ class RunSpec(BaseModel):
         """The task's share of `params`, keys without the task's name."""
         return {key.partition(".")[2]: value for key, value in self.params.items() if key.startswith(f"{self.task}.")}
 
-    @property
-    def asks(self) -> tuple[Any, ...]:
-        """Equal for runs that ask the same questions in the same way, whatever answers them."""
-        return self.task, self.task_params, self.limit, self.generation, str(self.data_dir)
-
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary of every setting."""
         return self.model_dump(mode="json")
+
+
+def questions_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec, as run.json has it, decides what is asked and how, whatever answers it."""
+    params = {key: value for key, value in spec["params"].items() if key.startswith(f"{spec['task']}.")}
+    return {**{key: spec[key] for key in ("task", "limit", "generation", "data_dir")}, "params": params}
 
 
 def run_id(

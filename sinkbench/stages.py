@@ -12,7 +12,7 @@ from sinkbench.images import with_absolute_images, with_copied_images
 from sinkbench.plan import Plan
 from sinkbench.record import UNSCORED, Record, answered, new_record, question, resumed, touch
 from sinkbench.request import Request
-from sinkbench.spec import RunSpec
+from sinkbench.spec import questions_of
 from sinkbench.store import RunStore, read_record
 
 
@@ -196,10 +196,10 @@ def _locate(plan: Plan, description: dict[str, Any] | None) -> tuple[RunStore, d
 
 def _same_questions(plan: Plan) -> tuple[RunStore, dict[str, Any]] | None:
     """A prepared run that asks the same under another method or of another model, and the description of its task."""
-    for file in sorted(plan.spec.output.glob("*/run.json")):
+    task = plan.stem.rpartition("__")[2]
+    for file in sorted(plan.spec.output.glob(f"*__{task}__*/run.json")):
         record = read_record(file)
-        spec = RunSpec(**{**record["spec"], "output": plan.spec.output})
-        if spec.asks == plan.spec.asks and (file.parent / "requests.jsonl").is_file():
+        if questions_of(record["spec"]) == questions_of(plan.spec.to_json()) and RunStore(file.parent).is_prepared:
             return RunStore(file.parent), record["task"]
     return None
 

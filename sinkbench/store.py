@@ -6,7 +6,6 @@
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +95,13 @@ class RunStore:
         """Have the questions of another run in the same folder."""
         with _explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(other.requests_file, self.requests_file)
+            with open(other.requests_file, encoding="utf-8") as lines:
+                self._replace(self.requests_file, (line.rstrip("\n") for line in lines))
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the questions are there."""
+        return self.requests_file.is_file()
 
     def requests(self) -> Iterator[Request]:
         """Read requests.jsonl one by one; relative image paths start from the run directory.
@@ -106,7 +111,7 @@ class RunStore:
         Raises:
             UsageError: The run has not been prepared.
         """
-        if not self.requests_file.is_file():
+        if not self.is_prepared:
             raise UsageError(
                 f"{self.directory} holds no requests.jsonl", "Run the prepare stage first: --stage prepare."
             )
