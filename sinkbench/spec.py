@@ -196,8 +196,8 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     runs whose method or task it belongs to.
 
     Args:
-        settings: Fields of RunSpec; `model`, `method` and `task` may hold several values. The method "all" is every
-            one there is.
+        settings: Fields of RunSpec; `model`, `method` and `task` may hold several values, and `limit` one for each
+            task that has one. The method "all" is every one there is.
 
     Raises:
         UsageError: A setting is unknown, missing or invalid, or a parameter belongs to no run.
@@ -222,25 +222,33 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
                 f"parameter {key!r} belongs to no method and no task of this command",
                 f"Write OWNER.PARAM=VALUE with OWNER one of: {', '.join(sorted(owners))}.",
             )
+    limits = settings.get("limit")
+    if isinstance(limits, Mapping):
+        for task in limits:
+            if task not in tasks:
+                raise unknown_name("task in limit", str(task), tasks)
     specs = []
     for model, task, method in product(models, tasks, methods):
+        limit = limits.get(task) if isinstance(limits, Mapping) else limits
         own = {*method.split("+"), task}
         mine = {key: value for key, value in params.items() if key.partition(".")[0] in own}
-        specs.append(_validated({**settings, "model": model, "method": method, "task": task, "params": mine}))
+        deciding = {"model": model, "method": method, "task": task, "params": mine, "limit": limit}
+        specs.append(_validated({**settings, **deciding}))
     return specs
 
 
 def with_flags(config: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config file with others on top.
 
-    Parameters of the file go with their methods and tasks: those of one that the file names and the flags leave out are
-    left out too.
+    Parameters and limits of the file go with their methods and tasks: those of one that the file names and the flags
+    leave out are left out too.
     """
     merged = {**config, **flags}
     gone = _owners(config) - _owners(merged)
-    params = merged.get("params")
-    if isinstance(params, Mapping):
-        merged["params"] = {key: value for key, value in params.items() if str(key).partition(".")[0] not in gone}
+    for setting in ("params", "limit"):
+        if isinstance(by_owner := merged.get(setting), Mapping):
+            kept = {key: value for key, value in by_owner.items() if str(key).partition(".")[0] not in gone}
+            merged[setting] = kept
     return merged
 
 

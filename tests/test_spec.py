@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -5,6 +7,8 @@ from sinkbench.errors import UsageError
 from sinkbench.methods import method_names
 from sinkbench.request import Generation
 from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id, with_flags
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def settings(**changes):
@@ -202,3 +206,25 @@ def test_weights_parameters_and_questions_change_the_run_id(changes):
 )
 def test_how_it_is_run_leaves_the_run_id(changes):
     assert identify(RunSpec(**settings(**changes))) == identify(RunSpec(**settings()))
+
+
+def test_a_limit_for_each_task():
+    specs = expand(settings(task="a,b", limit={"a": 5}))
+    assert {spec.task: spec.limit for spec in specs} == {"a": 5, "b": None}
+    assert {spec.limit for spec in expand(settings(task="a,b", limit=7))} == {7}
+    with pytest.raises(UsageError, match="unknown task in limit 'c'"):
+        expand(settings(task="a,b", limit={"c": 5}))
+    with pytest.raises(UsageError, match="limit"):
+        expand(settings(task="a", limit={"a": 0}))
+
+
+def test_a_flag_takes_the_place_of_the_limits_of_a_file():
+    merged = with_flags(settings(task="a,b", limit={"a": 5}), {"limit": 3})
+    assert {spec.limit for spec in expand(merged)} == {3}
+    merged = with_flags(settings(task="a,b", limit={"a": 5, "b": 6}), {"task": ["b"]})
+    assert [(spec.task, spec.limit) for spec in expand(merged)] == [("b", 6)]
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "papers").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_shipped_settings_are_valid(file):
+    assert expand(read_config(file))

@@ -26,6 +26,8 @@ _ACTIVATION_SHARE = 0.15
 _MEMORY_SHARE = 0.7
 """Share of the free memory that keys and values may take; activations and logits need the rest."""
 
+_UNLIMITED = 1 << 62
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -40,8 +42,8 @@ class Budget:
     """
 
     samples: int
-    slots: int = 1 << 62
-    pass_tokens: int = 1 << 62
+    slots: int = _UNLIMITED
+    pass_tokens: int = _UNLIMITED
     branches: int = 1
 
     def capped(self, samples: int) -> "Budget":
@@ -49,21 +51,24 @@ class Budget:
         return replace(self, samples=min(self.samples, samples))
 
     @classmethod
-    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"], branches: int = 1, searched: int = 1) -> "Budget":
-        """A fixed number of samples, or what the device's free memory holds.
-
-        Args:
-            adapter: The model.
-            batch_size: The number, or "auto".
-            branches: Rows of each sample in decode passes.
-            searched: Rows of each sample that a search compares: their logits are all held at once.
-        """
+    def of(cls, adapter: Adapter, batch_size: int | Literal["auto"]) -> "Budget":
+        """A fixed number of samples, or what the device's free memory holds, each with one row in decode passes."""
         kind = _kind(adapter)
         if batch_size != "auto":
-            return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size), branches=branches)
+            return cls(batch_size, pass_tokens=max(_PASS_TOKENS[kind], batch_size))
         per_token = kv_bytes_per_token(adapter.language_model.config, adapter.dtype)
-        slots, samples = int(_MEMORY_SHARE * _free_bytes(adapter) / per_token), max(1, _SAMPLES[kind] // searched)
-        return cls(samples, slots, _PASS_TOKENS[kind], branches)
+        return cls(_SAMPLES[kind], int(_MEMORY_SHARE * _free_bytes(adapter) / per_token), _PASS_TOKENS[kind])
+
+    def under(self, branches: int, searched: int) -> "Budget":
+        """The same where each sample has more rows.
+
+        Args:
+            branches: Rows of each sample in decode passes.
+            searched: Rows of each sample that a search compares: their logits are all held at once, so that samples
+                whose number is not given are fewer.
+        """
+        samples = self.samples if self.slots == _UNLIMITED else max(1, self.samples // searched)
+        return replace(self, samples=samples, branches=branches)
 
 
 def observed_budget(adapter: Adapter, batch_size: int | Literal["auto"]) -> Budget:

@@ -82,7 +82,7 @@ class Context:
         roles: (B, K) uint8, the role of every key slot. Decode passes may show slots that are still empty, as PAD.
         n_queries: Q; in a pass over the prompt the queries are the last Q slots of `roles`.
         step: 0 for the prompt, then 1, 2, … for each decode pass. A captured decode pass is replayed without Python:
-            a method that reads it there must not declare itself `capturable`.
+            a method that reads it there, but in `edit_logits`, must not declare itself `capturable`.
         state: The method's tensors for this batch; kept from pass to pass.
         padded: Whether any slot is padding; saves a device synchronisation to find out.
         emits: Whether the last row's output becomes the next token: true for decode passes and for the pass that ends
@@ -93,7 +93,7 @@ class Context:
         read_out: The model's own way from hidden states to logits; None in passes over prefixes.
         bias: (B, 1, Q, K) float32 that a method put in the place of the mask in the layer at hand, added to scores.
         scratch: What a method keeps from layer to layer and up to the logits of this pass, and no longer. Unlike the
-            state it may change in captured passes.
+            state's, its names may get new tensors in captured passes.
     """
 
     stage: Stage

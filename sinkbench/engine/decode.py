@@ -49,7 +49,7 @@ class Decoder:
         self.prompts = prompts
         self.settings = settings
         self.steps = 0
-        self.generators = [_generator(prompt.request.id, settings, seed, adapter.device) for prompt in prompts]
+        self.draws = _draws(prompts, settings, seed).to(adapter.device) if settings.do_sample else None
         self.endings = Endings(adapter, settings)
         self.capture = capture
         self._captured: CapturedPass | None = None
@@ -66,7 +66,7 @@ class Decoder:
         answers: list[list[int]] = [[] for _ in self.prompts]
         finish: list[Literal["stop", "length"]] = ["length" for _ in self.prompts]
         while True:
-            chosen = self._choose(scores, rows)
+            chosen = self._choose(scores)
             tokens, ahead = self._read_while_running(chosen)
             for row, token in enumerate(tokens):
                 sample = rows[row]
@@ -84,6 +84,7 @@ class Decoder:
                 kept = torch.tensor([row for row, sample in enumerate(rows) if sample in alive], device=chosen.device)
                 rows = [sample for sample in rows if sample in alive]
                 chosen, ahead = chosen[kept], None if ahead is None else ahead[kept]
+                self.draws = None if self.draws is None else self.draws[kept]
                 self.stream.keep(kept)
                 self._captured, self._since_change = None, 0
             scores = self._step(chosen) if ahead is None else ahead
@@ -115,22 +116,20 @@ class Decoder:
         self._since_change += 1
         return stream.end_step(logits)
 
-    def _choose(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
-        """The next token (R,) of each row."""
-        if not self.settings.do_sample:
+    def _choose(self, scores: Tensor) -> Tensor:
+        """The next token (R,) of each row, from scores (R, V)."""
+        if self.draws is None:
             return scores.argmax(-1)
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-        ids = torch.empty(len(rows), 0, dtype=torch.int64, device=scores.device)
+        ids = torch.empty(len(scores), 0, dtype=torch.int64, device=scores.device)
         scores = TemperatureLogitsWarper(self.settings.temperature)(ids, scores)
         if self.settings.top_p < 1:
             scores = TopPLogitsWarper(self.settings.top_p)(ids, scores)
-        probabilities = scores.softmax(-1)
-        draws = [
-            torch.multinomial(probabilities[row], 1, generator=self.generators[sample])
-            for row, sample in enumerate(rows)
-        ]
-        return torch.cat(draws)
+        # The token at which the cumulated probability passes a number drawn from [0, 1).
+        cumulated = scores.double().softmax(-1).cumsum(-1)
+        drawn = self.draws[:, self.steps, None] * cumulated[:, -1:]
+        return torch.searchsorted(cumulated, drawn, right=True).squeeze(1)
 
 
 def _reader(tokens: Tensor) -> Callable[[], list[int]]:
@@ -149,9 +148,10 @@ def _reader(tokens: Tensor) -> Callable[[], list[int]]:
     return read
 
 
-def _generator(id: str, settings: Generation, seed: int, device: torch.device) -> torch.Generator | None:
-    """A sample's own random numbers, whatever batch it is in."""
-    if not settings.do_sample:
-        return None
-    digest = hashlib.sha256(f"{seed}/{settings.seed}/{id}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+def _draws(prompts: Sequence[Prompt], settings: Generation, seed: int) -> Tensor:
+    """(B, max_new_tokens) float64 in [0, 1): a sample's own random numbers, whatever batch and device it is on."""
+    draws = torch.empty(len(prompts), settings.max_new_tokens, dtype=torch.float64)
+    for row, prompt in zip(draws, prompts, strict=True):
+        digest = hashlib.sha256(f"{seed}/{settings.seed}/{prompt.request.id}".encode()).digest()
+        row.uniform_(generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+    return draws

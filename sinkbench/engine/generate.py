@@ -53,10 +53,10 @@ class Engine:
     ) -> None:
         self.adapter = adapter
         named = {methods.name: methods} if isinstance(methods, Method) else methods
-        self.lanes = {name: Lane.of(method, adapter.info) for name, method in named.items()}
-        searched = {name: method.generation(Generation()).rows for name, method in named.items()}
-        rows = max(searched[name] * (2 if method.contrasts else 1) for name, method in named.items())
-        self.budget = Budget.of(adapter, batch_size, rows, max(searched.values()))
+        plain = Budget.of(adapter, batch_size)
+        self.lanes = {name: Lane.of(method, adapter.info, plain) for name, method in named.items()}
+        # Batches are made for the methods that can take most; the others answer them in parts.
+        self.budget = max((lane.budget for lane in self.lanes.values()), key=lambda own: (own.samples, -own.branches))
         self.seed = seed
         self.share_prefix = share_prefix
         self.static = adapter.device.type == "cuda"
@@ -306,7 +306,33 @@ class Engine:
         prefixes: Prefixes,
         features: Mapping[str, ImageFeatures] | None = None,
     ) -> list[Response]:
-        """Suffix and decode of a batch under a method; `features` where the prompts are run whole."""
+        """Suffix and decode of a batch under a method, in parts where the batch was made for methods that take less.
+
+        Args:
+            name: The method.
+            prompts: The batch.
+            branches: Of its second branch; none where it has none.
+            prefixes: What has been run of them.
+            features: Where the prompts are run whole, their images'.
+        """
+        lane = self.lanes[name]
+        if lane.budget == self.budget:
+            return self._run_part(name, prompts, branches, prefixes, features)
+        branch = {id(prompt): other for prompt, other in zip(prompts, branches, strict=False)}
+        responses = []
+        for part in plan_batches(prompts, lane.budget):
+            own = [branch[id(prompt)] for prompt in part] if branches else []
+            responses += self._run_part(name, part, own, prefixes, features)
+        return responses
+
+    def _run_part(
+        self,
+        name: str,
+        prompts: Sequence[Prompt],
+        branches: Sequence[Prompt],
+        prefixes: Prefixes,
+        features: Mapping[str, ImageFeatures] | None,
+    ) -> list[Response]:
         start = time.perf_counter()
         lane = self.lanes[name]
         settings = lane.generation(prompts[0].request.generation)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sinkbench.engine.batching import Budget
 from sinkbench.engine.context import Stage
 from sinkbench.methods.base import Intervention, Method, ModelInfo
 from sinkbench.request import Generation, Response
@@ -76,6 +77,7 @@ class Lane:
         reads_prefix: Whether it looks at what comes before their end.
         generation: From the settings that a prompt asks for to those under which the method answers.
         refocuses: Whether it looks first, and answers another request than was asked.
+        budget: What a batch may take under it.
         timings: How long it took.
     """
 
@@ -84,15 +86,23 @@ class Lane:
     reads_prefix: bool
     generation: Callable[[Generation], Generation]
     refocuses: bool
+    budget: Budget
     timings: Timings = field(default_factory=Timings)
 
     @classmethod
-    def of(cls, method: Method, model: ModelInfo) -> "Lane":
+    def of(cls, method: Method, model: ModelInfo, budget: Budget) -> "Lane":
         """The lane of a method, bound to a model.
+
+        Args:
+            method: The method.
+            model: What it is bound to.
+            budget: What a batch of plain samples may take.
 
         Raises:
             UsageError: The model lacks something that the method needs.
         """
         edits = bool(method.edits & (Stage.VISION | Stage.PREFIX))
         reads = bool(method.observes & Stage.PREFIX)
-        return cls(method.bind(model), edits, reads, method.generation, method.refocuses)
+        searched = method.generation(Generation()).rows
+        own = budget.under(searched * (2 if method.contrasts else 1), searched)
+        return cls(method.bind(model), edits, reads, method.generation, method.refocuses, own)

@@ -205,6 +205,7 @@ class Stream:
     def end_step(self, logits: Tensor) -> Tensor:
         """The method's last word on the next token: edited scores (B, V) from what `run_step` returned."""
         ctx = self.context
+        ctx.step = self.step_number  # A replayed pass keeps the one that it was captured with.
         if self.untouched is not None:
             kept = State({name: values[: self.n] for name, values in ctx.state.items()})
             ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])

@@ -146,9 +146,10 @@ class Intervention:
     capturable: bool = False
     """Whether decode passes may be captured as a CUDA graph and replayed.
 
-    The hooks then run once, when the pass is captured. They must work on tensors alone: nothing read back to the host,
-    no use of `ctx.step`, `ctx.state` not changed (`ctx.scratch` may be), and one set of rows, groups and layers for
-    every decode pass. So a method that keeps what it observes while an answer is generated is not capturable.
+    The hooks, `edit_logits` apart, then run once, when the pass is captured. They must work on tensors alone: nothing
+    read back to the host, no use of `ctx.step`, and one set of rows, groups and layers for every decode pass. What they
+    keep in `ctx.state` while an answer is generated they must write into the tensors that are there (`copy_`, `add_`);
+    `ctx.scratch` may get new ones.
     """
 
     @property

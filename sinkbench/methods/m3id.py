@@ -73,7 +73,9 @@ class M3id(Method):
 
 
 class M3idIntervention(Intervention):
-    """M3ID on a model. Not capturable: the correction depends on the step."""
+    """M3ID on a model."""
+
+    capturable = True
 
     def __init__(self, method: M3id) -> None:
         self.method = method

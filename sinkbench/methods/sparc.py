@@ -74,13 +74,15 @@ class Sparc(Method):
 
 
 class SparcIntervention(Intervention):
-    """SPARC on a model. It keeps what it sees while an answer is generated, so its passes cannot be captured.
+    """SPARC on a model.
 
     Args:
         method: Hyper-parameters.
         selecting: The layer whose attention selects.
         layers: Edited layers.
     """
+
+    capturable = True
 
     def __init__(self, method: Sparc, selecting: int, layers: frozenset[int]) -> None:
         self.method, self.selecting, self.layers = method, selecting, layers
@@ -97,12 +99,13 @@ class SparcIntervention(Intervention):
             ctx.state[AVERAGE], ctx.state[COUNTS] = attention, torch.zeros_like(attention)
             return weights
         # A selection is for the next step: layers above the selecting one still use what this pass began with.
-        counts = ctx.scratch.setdefault(COUNTS, ctx.state[COUNTS])
+        if COUNTS not in ctx.scratch:
+            ctx.scratch[COUNTS] = ctx.state[COUNTS].clone()
         if layer == self.selecting:
             self.select(attention, ctx)
         if layer not in self.layers:
             return weights
-        return weights * (self.method.alpha ** ctx.extend(counts))[:, None, None]
+        return weights * (self.method.alpha ** ctx.extend(ctx.scratch[COUNTS]))[:, None, None]
 
     def select(self, attention: Tensor, ctx: Context) -> None:
         """Compare attention (B, K), the mean over heads, with its average up to the step before; then update that."""
@@ -110,5 +113,5 @@ class SparcIntervention(Intervention):
         n = average.shape[1]
         attention = attention[:, :n]
         grown = (attention >= (1 + self.method.tau) * average) & (attention > 0)
-        ctx.state[COUNTS] = ctx.state[COUNTS] + (grown & ctx.is_image[:, :n])
-        ctx.state[AVERAGE] = (1 - beta) * attention + beta * average
+        ctx.state[COUNTS].add_(grown & ctx.is_image[:, :n])
+        average.mul_(beta).add_(attention, alpha=1 - beta)

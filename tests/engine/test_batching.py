@@ -1,6 +1,7 @@
 """Which prompts are answered together."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from harness import adapter, image, request
@@ -74,9 +75,39 @@ def test_automatic_budget_follows_free_memory_and_contrast():
     plain, contrast, beams = (Engine(a, method(name)).budget for name in ("greedy", "pai", "pai+beam"))
     assert (plain.branches, contrast.branches, beams.branches) == (1, 2, 6)
     assert beams.samples == plain.samples // 3
-    assert Engine(a, {name: method(name) for name in ("beam", "pai")}).budget.branches == 3
+    both = Engine(a, {name: method(name) for name in ("beam", "pai", "greedy")})
+    assert both.budget == replace(plain, slots=both.budget.slots), "batches are those of the least demanding method"
+    rows = {name: (lane.budget.samples, lane.budget.branches) for name, lane in both.lanes.items()}
+    assert rows == {"beam": (plain.samples // 3, 3), "pai": (plain.samples, 2), "greedy": (plain.samples, 1)}
+    assert {lane.budget.slots for lane in both.lanes.values()} == {both.budget.slots}
     per_token = kv_bytes_per_token(a.language_model.config, a.dtype)
     assert per_token == 2 * 6 * 2 * 16 * 4
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < plain.slots < _MEMORY_SHARE * free / per_token
     assert Engine(a, method("greedy"), batch_size=7).budget.samples == 7
+    assert Engine(a, method("beam"), batch_size=7).budget.samples == 7
+
+
+@pytest.mark.parametrize("name", ["beam", "vcd", "mma_mask", "vicrop", "opera"])
+def test_a_method_that_takes_less_answers_a_shared_batch_in_parts(name, monkeypatch):
+    from harness import method, requests
+
+    from sinkbench.engine.generate import Engine
+
+    a = adapter("llava")
+    expected = {r.id: r for batch in Engine(a, method(name), batch_size=64).answer(requests()) for r in batch}
+    engine = Engine(a, {"greedy": method("greedy"), name: method(name)}, batch_size=64)
+    lane = engine.lanes[name]
+    lane.budget = replace(lane.budget, samples=2)
+    sizes, run_part = [], engine._run_part
+
+    def counted(which, prompts, *rest):
+        sizes.append((which, len(prompts)))
+        return run_part(which, prompts, *rest)
+
+    monkeypatch.setattr(engine, "_run_part", counted)
+    got = [(which, r) for which, batch in engine.sweep(requests(), lambda *_: True) for r in batch]
+    assert {r.id: r.text for which, r in got if which == name} == {key: r.text for key, r in expected.items()}
+    assert len(got) == 2 * len(expected)
+    assert ("greedy", len(expected)) in sizes
+    assert {size for which, size in sizes if which == name} <= {1, 2}

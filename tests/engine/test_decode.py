@@ -14,13 +14,21 @@ LONG = 24
 
 
 class Replayed:
-    """Stands in for a captured pass on a machine that cannot capture one."""
+    """Stands in for a captured pass on a machine that cannot capture one; as there, the state's tensors stay."""
 
     made = 0
 
     def __init__(self, run, name):
         Replayed.made += 1
-        self.replay = run
+        self.run, self.stream = run, run.__self__
+
+    def replay(self):
+        before = {name: values.data_ptr() for name, values in self.stream.state.items()}
+        logits = self.run()
+        assert {name: values.data_ptr() for name, values in self.stream.state.items()} == before
+        # The context is the one of the capture, whatever the step.
+        self.stream.context.step = 1
+        return logits
 
 
 def asked():

@@ -173,7 +173,7 @@ def test_beside_a_second_branch_each_sample_is_selected_for_alone():
 def test_default_layers(n_layers, selecting):
     bound = Sparc().bind(model(n_layers))
     assert (bound.selecting, bound.layers) == (selecting, set(range(n_layers)))
-    assert not bound.capturable
+    assert bound.capturable
 
 
 def test_published_values():
