@@ -34,14 +34,23 @@ _WHOLE = 64 * 2**20
 
 
 def model_identity(preset: "ModelPreset") -> dict[str, Any]:
-    """What identifies weights and preprocessing on every machine: local folders count by content, not by path."""
+    """What identifies weights and preprocessing on every machine: local folders count by content, not by path.
+
+    Models that `sinkbench assets fetch` makes count by version: their files hold paths and versions of libraries too.
+    """
     return {
         "id": preset.path if not Path(preset.path).exists() else preset.name,
         "revision": "" if preset.is_local else preset.revision or "main",
-        "fingerprint": weights_fingerprint(Path(preset.location)) if preset.is_local else "",
+        "fingerprint": _fingerprint(preset),
         "options": preset.options,
         "sink_dims": list(preset.sink_dims),
     }
+
+
+def _fingerprint(preset: "ModelPreset") -> str:
+    if preset.path.startswith("cache:"):
+        return hashlib.sha256(Path(preset.location).name.encode()).hexdigest()
+    return weights_fingerprint(Path(preset.location)) if preset.is_local else ""
 
 
 def weights_fingerprint(path: Path) -> str:

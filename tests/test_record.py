@@ -2,10 +2,13 @@ import dataclasses
 import hashlib
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
-from sinkbench.record import answered, prompt_hash, question, sample_row
+from sinkbench.adapters.presets import resolve_model
+from sinkbench.downloads import ASSETS
+from sinkbench.record import answered, model_identity, prompt_hash, question, sample_row
 from sinkbench.request import Generation, ImageRef, Message, Request, Response
 from sinkbench.schemas import validate
 
@@ -81,3 +84,16 @@ def test_what_is_answered_takes_little_memory():
 
 
 ROW = row()
+
+
+def test_a_fetched_model_is_the_same_one_on_every_machine(tmp_path, monkeypatch):
+    fingerprints = set()
+    for folder in ("here", "there"):
+        monkeypatch.setenv("SINKBENCH_CACHE", str(tmp_path / folder))
+        preset = resolve_model("smol-llava")
+        (tmp_path / folder / f"smol-llava-{ASSETS['smol-llava'].version}").mkdir(parents=True)
+        (Path(preset.location) / "config.json").write_text(json.dumps({"_name_or_path": folder}))
+        fingerprints.add(model_identity(preset)["fingerprint"])
+    (fingerprint,) = fingerprints
+    monkeypatch.setitem(ASSETS, "smol-llava", dataclasses.replace(ASSETS["smol-llava"], version="other"))
+    assert model_identity(preset)["fingerprint"] != fingerprint
