@@ -12,8 +12,8 @@ from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.beams import BeamSearch
 from sinkbench.engine.decode import Decoder
-from sinkbench.engine.feeder import failed, feed, feed_batches
-from sinkbench.engine.lanes import Lane
+from sinkbench.engine.feeder import Ready, failed, feed, feed_batches
+from sinkbench.engine.lanes import Lane, Timings
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
@@ -22,6 +22,9 @@ from sinkbench.engine.retrospection import RetrospectiveSearch
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Generation, Request, Response
+
+_WARM_UP = 16
+"""Samples answered once before anything is timed on a GPU: kernels are compiled and libraries opened the first time."""
 
 _WEIGHTS_AT_ONCE = 1 << 28
 """Attention weights of whole prompts that are written down at once, in numbers."""
@@ -61,6 +64,7 @@ class Engine:
         self.share_prefix = share_prefix
         self.static = adapter.device.type == "cuda"
         self.graphs = graphs and self.static
+        self.cold = self.static
 
     def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
         """Answer requests under the engine's one method; batches come back as they finish, in any order.
@@ -80,11 +84,20 @@ class Engine:
             wanted: Whether a method is to answer a request.
         """
         for ready in feed(self.adapter, requests, self.plan):
+            if self.cold and ready.prompts:
+                self._warm_up(ready, wanted)
             for name in self.lanes:
                 if lost := [response for request, response in ready.failures if wanted(name, request)]:
                     yield name, lost
             if ready.prompts:
                 yield from self._answer_batch(ready.prompts, ready.inputs, wanted)
+
+    def _warm_up(self, ready: Ready, wanted: Callable[[str, Request], bool]) -> None:
+        """Answer some samples of the first batch under each method and forget it, so that no method pays for others."""
+        self.cold = False
+        list(self._answer_batch(ready.prompts[:_WARM_UP], ready.inputs, wanted))
+        for lane in self.lanes.values():
+            lane.timings = Timings()
 
     def plan(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
         """Group prompts into batches that fit the budget."""

@@ -78,3 +78,23 @@ def test_short_answers_are_never_captured(monkeypatch):
 
 def test_greedy_tokens_are_read_in_order():
     assert decode._reader(torch.tensor([3, 1, 2]))() == [3, 1, 2]
+
+
+def test_what_the_first_use_of_a_gpu_costs_is_not_timed():
+    a = adapter("llava")
+    engine = Engine(a, {"greedy": method("greedy"), "pai": method("pai")}, batch_size=4)
+    engine.cold = True
+    asked, batches = requests(), []
+    answer_batch = engine._answer_batch
+
+    def recorded(prompts, *rest):
+        batches.append([prompt.request.id for prompt in prompts])
+        return answer_batch(prompts, *rest)
+
+    engine._answer_batch = recorded
+    got = [(name, r.id) for name, batch in engine.sweep(asked, lambda name, r: name == "pai") for r in batch]
+    assert sorted(got) == sorted(("pai", r.id) for r in asked), "samples of the warm-up come once"
+    assert batches[0] == batches[1], "the first batch is answered twice"
+    assert engine.lanes["pai"].timings.answers == len(asked)
+    assert engine.lanes["greedy"].timings.answers == 0
+    assert not engine.cold
