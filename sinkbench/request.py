@@ -203,6 +203,7 @@ class Response:
         new_tokens: Generated tokens, the end-of-sequence token included.
         visual_tokens: Image tokens in the prompt.
         visual_tokens_kept: Image tokens left in the last layer (fewer than `visual_tokens` after pruning).
+        tokens_by_layer: Image tokens in each layer of the prefill; empty where all have `visual_tokens_kept`.
         finish: "stop" (end of sequence or stop string), "length", or "error".
         error: Why there is no answer; empty when there is one.
         details: What the method did to this sample, JSON-ready (the boxes of crops); mostly empty.
@@ -214,6 +215,7 @@ class Response:
     new_tokens: int = 0
     visual_tokens: int = 0
     visual_tokens_kept: int = 0
+    tokens_by_layer: tuple[int, ...] = ()
     finish: Literal["stop", "length", "error"] = "stop"
     error: str = ""
     details: dict[str, Any] = field(default_factory=dict, hash=False)

@@ -35,12 +35,13 @@ NAME = "sinkbench"
 """The seam's name among transformers' attention implementations."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pass:
     """One forward pass of the decoder stack.
 
     Attributes:
-        acting: The methods, each with its own view of the pass. Where there are several, none edits.
+        acting: The methods, each with its own view of the pass. Where there are several, none edits. Where tokens are
+            dropped on the way (`engine.pruning`) the view changes from layer to layer.
         cache: Keys and values.
         edits: Whether what a method returns is used; otherwise it only looks.
         decode: Prepared key groups of the decode passes, where kernels run these.
@@ -122,7 +123,36 @@ class Pass:
         return out
 
 
-_active: ContextVar[Pass | None] = ContextVar("sinkbench_active", default=None)
+class _Peek(Exception):
+    """Stands for a pass, and ends it, where only queries and keys are wanted."""
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+
+
+_active: ContextVar[Pass | _Peek | None] = ContextVar("sinkbench_active", default=None)
+
+
+def peek(attention: nn.Module, hidden: Tensor, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, float]:
+    """What an attention module would compare, without its attention.
+
+    Args:
+        attention: The module, on which the seam is active.
+        hidden: (B, Q, d_model) its input.
+        embeddings: Rotary embeddings of the tokens.
+
+    Returns:
+        Queries (B, H, Q, d) and keys (B, H_kv, Q, d), RoPE applied, and the factor of their scores.
+    """
+    token = _active.set(looking := _Peek())
+    try:
+        attention(hidden_states=hidden, position_embeddings=embeddings, attention_mask=None, past_key_values=None)
+    except _Peek:
+        return looking.query, looking.key, looking.scaling
+    finally:
+        _active.reset(token)
+    raise RuntimeError(f"{type(attention).__name__} does not go through sinkbench's attention")
 
 
 def seam(
@@ -153,6 +183,9 @@ def seam(
         RuntimeError: No context is active, or the caller asks for what the seam does not do.
     """
     active = _active.get()
+    if isinstance(active, _Peek):
+        active.query, active.key, active.scaling = query, key, scaling
+        raise active
     if active is None:
         raise RuntimeError(
             "sinkbench's attention was called outside a context: padding would be ignored. "
@@ -279,9 +312,9 @@ def attached(language_model: Any, layers: nn.ModuleList, active: Pass) -> Iterat
     config = language_model.config
     before = config._attn_implementation
     with ExitStack() as stack:
-        stack.enter_context(observed(language_model, layers, active.acting))
+        stack.enter_context(observed(language_model, layers, active))
         if active.edits:
-            stack.enter_context(edited(layers, *active.acting[0]))
+            stack.enter_context(edited(layers, active))
         token = _active.set(active)
         stack.callback(_active.reset, token)
         stack.enter_context(steady(language_model, active.longest))

@@ -42,6 +42,8 @@ class SlotCache(Cache):
         self.shows_prefix = True
         """Whether the prefix's slots stand before the own ones in the pass in flight."""
         self.first = 0
+        self.shifts: dict[int, int] = {}
+        """By layer: how many slots fewer it has, on the left, because its prompts are shorter."""
         self.layers: list[Any] = []  # transformers looks here for layers of its own.
 
     def update(
@@ -59,17 +61,19 @@ class SlotCache(Cache):
             # Zeros, because a slot's weight is 0 before it is filled, and 0 times garbage can be NaN.
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 h, d = states.shape[1], states.shape[3]
-                store[layer_idx] = states.new_zeros(self.samples, h, self.capacity, d)
+                slots = self.capacity - self.shifts.get(layer_idx, 0)
+                store[layer_idx] = states.new_zeros(self.samples, h, slots, d)
             self.lengths[layer_idx] = self.first
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         if self.cursor is not None:
-            keys.index_copy_(2, self.cursor, key_states)
-            values.index_copy_(2, self.cursor, value_states)
+            slot = self.cursor - self.shifts.get(layer_idx, 0)
+            keys.index_copy_(2, slot, key_states)
+            values.index_copy_(2, slot, value_states)
             return keys, values
         start = self.lengths[layer_idx]
         end = start + key_states.shape[2]
-        if end > self.capacity:
-            raise RuntimeError(f"KV cache of {self.capacity} slots is full at layer {layer_idx} ({end} needed)")
+        if end > keys.shape[2]:
+            raise RuntimeError(f"KV cache of {keys.shape[2]} slots is full at layer {layer_idx} ({end} needed)")
         keys[self.rows, :, start:end] = key_states
         values[self.rows, :, start:end] = value_states
         self.lengths[layer_idx] = end
@@ -79,7 +83,8 @@ class SlotCache(Cache):
         """The keys and values (b, H_kv, n, d) that the pass in flight has just written."""
         both = (self.keys[layer_idx][self.rows], self.values[layer_idx][self.rows])
         if self.cursor is not None:
-            keys, values = (stored.index_select(2, self.cursor) for stored in both)
+            slot = self.cursor - self.shifts.get(layer_idx, 0)
+            keys, values = (stored.index_select(2, slot) for stored in both)
         else:
             end = self.lengths[layer_idx]
             keys, values = (stored[:, :, end - n : end] for stored in both)
@@ -128,8 +133,10 @@ class SlotCache(Cache):
     def reorder(self, index: Tensor, slots: slice) -> None:
         """Copy these slots from the samples `index` (B,), of which each has all other slots in common with its copy."""
         for store in (self.keys, self.values):
-            for tensor in store.values():
-                tensor[:, :, slots] = tensor[:, :, slots].index_select(0, index)
+            for layer, tensor in store.items():
+                shift = self.shifts.get(layer, 0)
+                own = tensor[:, :, slots.start - shift : slots.stop - shift]
+                own.copy_(own.index_select(0, index))
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sample takes over all layers."""

@@ -44,7 +44,7 @@ class Endings:
             text=text.strip(),
             prompt_tokens=len(prompt),
             new_tokens=len(tokens),
-            visual_tokens=visual_tokens,
+            visual_tokens=visual_tokens + prompt.dropped,
             visual_tokens_kept=visual_tokens,
             finish=finish,
         )

@@ -13,12 +13,14 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.beams import BeamSearch
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import Ready, failed, feed, feed_batches
+from sinkbench.engine.flops import LayerShape
 from sinkbench.engine.lanes import Lane, Timings
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.refocus import Looks
 from sinkbench.engine.retrospection import RetrospectiveSearch
+from sinkbench.engine.selection import Alone
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods.base import Intervention, Method
 from sinkbench.request import Generation, Request, Response
@@ -114,7 +116,8 @@ class Engine:
         """
         on_gpu = self.adapter.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(self.adapter.device) if on_gpu else None
-        return self.lanes[name or next(iter(self.lanes))].timings.figures(peak)
+        shape = LayerShape.of(self.adapter.language_model.config, self.adapter.dtype.itemsize)
+        return self.lanes[name or next(iter(self.lanes))].timings.figures(peak, shape)
 
     def _answer_batch(
         self,
@@ -125,11 +128,7 @@ class Engine:
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer a batch under each method that wants it; where memory runs out, in two halves.
 
-        Args:
-            prompts: The batch.
-            inputs: Its preprocessed images by `ImageRef.key`.
-            wanted: Whether a method is to answer a request.
-            looked: Whether the prompts are what came of looks, so that no method looks before it answers.
+        `looked` says that the prompts are what came of looks, so that no method looks before it answers.
         """
         left = {name: mine for name in self.lanes if (mine := [p for p in prompts if wanted(name, p.request)])}
         try:
@@ -180,7 +179,7 @@ class Engine:
         marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         image_marks = {name: images for name, (images, _) in marks.items()}
         lanes = {name: self.lanes[name] for name in asked}
-        alike = [name for name, lane in lanes.items() if not (lane.edits_prefix or lane.method.whole_prompt)]
+        alike = [name for name, lane in lanes.items() if not lane.alone]
         sharing = [name for name in alike if not seeing[name]]
         # Who reads the prefix has a pass of its own, and so have looks: what they cost is not the others' time.
         for reads in (False, True):
@@ -196,24 +195,30 @@ class Engine:
                 yield name, responses
             del prefixes
         for name in (name for name in asked if name not in sharing):
-            start, lane = time.perf_counter(), lanes[name]
-            if lane.method.whole_prompt:
-                responses = self._run_whole(name, asked[name], branches[name], features, image_marks[name])
-                lane.timings.vision_s += vision_s + marks[name][1]
-                yield name, responses
-                continue
-            # What only one method's second branch needs is made for it alone.
-            edited = add_edited(lane.method, seeing[name], inputs)
-            own = encode_images(self.adapter, seeing[name], edited, self.budget.pass_tokens, features)
-            own_s = self._since(start)
-            alone = [*asked[name], *seeing[name]]
-            prefixes, prefix_s = self._prefill({name: lane.method}, alone, own, image_marks, lane.edits_prefix)
-            responses = self._run(name, asked[name], branches[name], prefixes)
-            lane.timings.vision_s += vision_s + marks[name][1] + own_s
-            lane.timings.prefix_s += prefix_s
-            yield name, responses
+            batch = Alone(asked[name], branches[name], features, image_marks[name])
+            yield name, self._answer_alone(name, batch, inputs)
+            lanes[name].timings.vision_s += vision_s + marks[name][1]
         if looking := {name: mine for name, mine in looks.items() if mine.prompts}:
             self._run_looks(looking, features, vision_s)
+
+    def _answer_alone(self, name: str, batch: Alone, inputs: Mapping[str, ImageInputs]) -> list[Response]:
+        """Answer under a method that shares no more than the vision pass."""
+        start, lane = time.perf_counter(), self.lanes[name]
+        # What only one method's second branch needs is made for it alone.
+        seeing = [other for other in batch.branches if other.images]
+        edited = add_edited(lane.method, seeing, inputs)
+        features = encode_images(self.adapter, seeing, edited, self.budget.pass_tokens, batch.features)
+        batch = replace(batch, features=features)
+        if lane.method.selects:
+            batch = batch.shortened(self.adapter, lane.method, edited)
+        lane.timings.vision_s += self._since(start)
+        if lane.method.whole_prompt:
+            return self._run_whole(name, batch.prompts, batch.branches, batch.features, batch.marks)
+        alone = [*batch.prompts, *(other for other in batch.branches if other.images)]
+        marks = {name: batch.marks}
+        prefixes, prefix_s = self._prefill({name: lane.method}, alone, batch.features, marks, lane.edits_prefix)
+        lane.timings.prefix_s += prefix_s
+        return self._run(name, batch.prompts, batch.branches, prefixes)
 
     def _run_looks(self, looking: Mapping[str, Looks], features: Mapping[str, ImageFeatures], vision_s: float) -> None:
         """Run what methods ask before they answer, on the unedited model; it shares the vision pass."""
@@ -237,7 +242,7 @@ class Engine:
         nothing = Prefixes.none([name], self.adapter.device, {name: marks})
         longest = max(map(len, prompts))
         step = max(1, self.budget.pass_tokens // longest)
-        if not self.lanes[name].method.is_grouped:
+        if self.lanes[name].method.edits_mask and not self.lanes[name].method.is_grouped:
             step = min(step, max(1, _WEIGHTS_AT_ONCE // (self.adapter.info.n_heads * longest**2)))
         responses = []
         for start in range(0, len(prompts), step):
@@ -321,12 +326,7 @@ class Engine:
     ) -> list[Response]:
         """Suffix and decode of a batch under a method, in parts where the batch was made for methods that take less.
 
-        Args:
-            name: The method.
-            prompts: The batch.
-            branches: Of its second branch; none where it has none.
-            prefixes: What has been run of them.
-            features: Where the prompts are run whole, their images'.
+        `branches` are those of its second branch, or none; `features` are given where the prompts are run whole.
         """
         lane = self.lanes[name]
         if lane.budget == self.budget:
@@ -362,7 +362,7 @@ class Engine:
         else:
             capture = self.graphs and stream.capturable
             decoder = Decoder(self.adapter, stream, prompts, settings, self.seed, capture)
-        responses = decoder.run(scores)
+        responses = stream.counted(decoder.run(scores))
         lane.timings.decode_s += self._since(start)
         lane.timings.count(responses, decoder.steps, stream.cache.bytes_per_token())
         return responses

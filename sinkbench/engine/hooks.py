@@ -1,8 +1,8 @@
 """Where methods look at hidden states and MLPs, and edit them: hooks on the decoder's modules, one pass at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,53 +15,58 @@ if TYPE_CHECKING:
     from sinkbench.methods.base import Intervention, Part
 
 
+class Acting(Protocol):
+    """A pass: its methods, each with its view of the layer at hand, which may change from layer to layer."""
+
+    acting: "tuple[tuple[Intervention, Context], ...]"
+
+
 @contextmanager
-def observed(
-    language_model: nn.Module, layers: nn.ModuleList, acting: "Sequence[tuple[Intervention, Context]]"
-) -> Iterator[None]:
+def observed(language_model: nn.Module, layers: nn.ModuleList, active: Acting) -> Iterator[None]:
     """Within it, methods see the hidden states and the MLPs that they ask for.
 
     Args:
         language_model: The decoder stack; `norm` is its final norm.
         layers: Its L layers.
-        acting: The methods, each with its own view of the pass.
+        active: The pass.
 
     Raises:
         SinkbenchError: The model lacks a module that a method wants to look at.
     """
     with ExitStack() as stack:
-        for method, ctx in acting:
+        for number, (method, _) in enumerate(active.acting):
             for index in method.hidden_layers:
                 module = _part(language_model, "norm") if index == len(layers) else layers[index]
-                hook = module.register_forward_pre_hook(_hidden_hook(index, ctx, method), with_kwargs=True)
+                hook = module.register_forward_pre_hook(_hidden_hook(index, number, active), with_kwargs=True)
                 stack.callback(hook.remove)
             if method.observes_mlp:
                 for index, layer in enumerate(layers):
-                    for hook in _mlp_hooks(_part(layer, "mlp"), index, ctx, method):
+                    for hook in _mlp_hooks(_part(layer, "mlp"), index, number, active):
                         stack.callback(hook.remove)
         yield
 
 
 @contextmanager
-def edited(layers: nn.ModuleList, method: "Intervention", ctx: Context) -> Iterator[None]:
-    """Within it, a method edits the parts of layers that it names.
+def edited(layers: nn.ModuleList, active: Acting) -> Iterator[None]:
+    """Within it, the one method of a pass edits the parts of layers that it names.
 
     Raises:
         SinkbenchError: The model lacks one of the parts.
     """
     with ExitStack() as stack:
         for index, layer in enumerate(layers):
-            for part in method.edited_parts:
+            for part in active.acting[0][0].edited_parts:
                 module = layer if part == "block" else _part(layer, _MODULES[part])
-                stack.callback(module.register_forward_hook(_editing_hook(index, part, ctx, method)).remove)
+                stack.callback(module.register_forward_hook(_editing_hook(index, part, active)).remove)
         yield
 
 
 _MODULES: "dict[Part, str]" = {"attn": "self_attn", "mlp": "mlp"}
 
 
-def _editing_hook(layer: int, part: "Part", ctx: Context, method: "Intervention") -> Any:
+def _editing_hook(layer: int, part: "Part", active: Acting) -> Any:
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        method, ctx = active.acting[0]
         # Attention also returns its weights, which are None here.
         before = output[0] if isinstance(output, tuple) else output
         after = method.edit_hidden(layer, part, before, ctx)
@@ -81,14 +86,15 @@ def output_projection(attention: nn.Module) -> Tensor:
     return _part(attention, "o_proj").weight  # type: ignore[return-value]
 
 
-def _hidden_hook(layer: int, ctx: Context, method: "Intervention") -> Any:
+def _hidden_hook(layer: int, number: int, active: Acting) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        method, ctx = active.acting[number]
         method.observe_hidden(layer, args[0] if args else kwargs["hidden_states"], ctx)
 
     return hook
 
 
-def _mlp_hooks(mlp: nn.Module, layer: int, ctx: Context, method: "Intervention") -> Iterator[Any]:
+def _mlp_hooks(mlp: nn.Module, layer: int, number: int, active: Acting) -> Iterator[Any]:
     """Register what gathers the parts of a gated MLP; they are let go as soon as the method has seen them."""
     parts: dict[str, Tensor] = {}
 
@@ -102,6 +108,7 @@ def _mlp_hooks(mlp: nn.Module, layer: int, ctx: Context, method: "Intervention")
         parts["product"] = args[0]
 
     def show(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        method, ctx = active.acting[number]
         method.observe_mlp(layer, MlpParts(input=args[0], output=output, **parts), ctx)
         parts.clear()
 

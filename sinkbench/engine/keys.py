@@ -157,6 +157,32 @@ def masked_scores(query: Tensor, keys: LayerKeys, rows: slice, ctx: Context, sca
     return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
+def received(query: Tensor, keys: LayerKeys, counted: Tensor, ctx: Context, scaling: float) -> Tensor:
+    """Attention that each key receives from some query rows, summed over them.
+
+    Args:
+        query: (B, H, Q, d).
+        keys: The layer's keys, this pass's included.
+        counted: (B, Q) bool, the rows to sum over.
+        ctx: Supplies the mask.
+        scaling: Factor of the scores.
+
+    Returns:
+        (B, H, K) float32.
+    """
+    b, h, _, _ = query.shape
+    total = query.new_zeros(b, h, ctx.n_keys, dtype=torch.float32)
+    wanted = counted.any(0).nonzero().flatten().tolist()
+    if not wanted:
+        return total
+    first, last = wanted[0], wanted[-1] + 1
+    for step in in_steps(query[:, :, first:last], ctx.n_keys):
+        rows = slice(first + step.start, first + step.stop)
+        weights = masked_scores(query[:, :, rows], keys, rows, ctx, scaling).softmax(-1)
+        total += (weights * counted[:, None, rows, None]).sum(2)
+    return total
+
+
 def in_steps(query: Tensor, n_keys: int) -> Iterator[slice]:
     """The query rows of (B, H, Q, d) in runs that are short enough to write down their scores of all keys."""
     b, h, q, _ = query.shape

@@ -1,11 +1,13 @@
 """A method on its way through the engine: what it touches, and how long it took."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sinkbench.engine.batching import Budget
 from sinkbench.engine.context import Stage
+from sinkbench.engine.flops import LayerShape
 from sinkbench.methods.base import Intervention, Method, ModelInfo
 from sinkbench.request import Generation, Response
 
@@ -26,6 +28,7 @@ class Timings:
         suffix_s: Seconds in suffixes.
         decode_s: Seconds in decode passes.
         kv_bytes_per_token: Cache bytes of one token over all layers.
+        prompts: How many samples had so many tokens that are no image tokens, and so many image tokens in each layer.
     """
 
     answers: int = 0
@@ -38,6 +41,7 @@ class Timings:
     suffix_s: float = 0.0
     decode_s: float = 0.0
     kv_bytes_per_token: int = 0
+    prompts: Counter[tuple[int, tuple[int, ...]]] = field(default_factory=Counter)
 
     def count(self, responses: Sequence[Response], steps: int, kv_bytes_per_token: int) -> None:
         """Add answers and the decode passes that they took."""
@@ -47,8 +51,11 @@ class Timings:
         self.visual_tokens += sum(r.visual_tokens for r in responses)
         self.decode_steps += steps
         self.kv_bytes_per_token = kv_bytes_per_token
+        for r in responses:
+            by_layer = r.tokens_by_layer or (r.visual_tokens_kept,)
+            self.prompts[r.prompt_tokens - by_layer[0], by_layer] += 1
 
-    def figures(self, peak_bytes: int | None) -> dict[str, Any]:
+    def figures(self, peak_bytes: int | None, shape: LayerShape) -> dict[str, Any]:
         """Rates and means over the answers; times in seconds or milliseconds as named."""
         prefill = self.prefix_s + self.suffix_s
         seconds = self.vision_s + prefill + self.decode_s
@@ -63,7 +70,28 @@ class Timings:
             "peak_bytes": peak_bytes,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "visual_tokens_in": self.visual_tokens / answers,
-            "visual_tokens_kept": self.visual_tokens / answers,
+            **self._budget(shape, answers),
+        }
+
+    def _budget(self, shape: LayerShape, answers: int) -> dict[str, Any]:
+        """Means over the answers of what the layers held: image tokens, multiply-adds of the prefill, cache bytes."""
+        by_layer, image_macs, macs, kv_bytes = [0.0] * shape.n_layers, 0.0, 0.0, 0.0
+        for (text, image), count in self.prompts.items():
+            tokens = image * shape.n_layers if len(image) == 1 else image
+            whole = [text + n for n in tokens]
+            by_layer = [total + count * n for total, n in zip(by_layer, tokens, strict=True)]
+            image_macs += count * shape.macs(tokens)
+            macs += count * shape.macs(whole)
+            kv_bytes += count * shape.kv_bytes(whole)
+        means = [total / answers for total in by_layer]
+        return {
+            "visual_tokens_kept": means[-1],
+            "visual_tokens_mean": sum(means) / len(means),
+            "visual_tokens_by_layer": means,
+            "prefill_macs": macs / answers,
+            "prefill_macs_image": image_macs / answers,
+            "macs_formula": "f3",
+            "prompt_kv_bytes": kv_bytes / answers,
         }
 
 
@@ -88,6 +116,11 @@ class Lane:
     refocuses: bool
     budget: Budget
     timings: Timings = field(default_factory=Timings)
+
+    @property
+    def alone(self) -> bool:
+        """Whether its prompts differ from those of other methods, or are run in another way."""
+        return self.edits_prefix or self.method.whole_prompt or self.method.selects
 
     @classmethod
     def of(cls, method: Method, model: ModelInfo, budget: Budget) -> "Lane":

@@ -60,6 +60,7 @@ class Prompt:
         image_token: Id that stands for an image feature.
         user_texts: The user's words, in order; empty where the prompt was made of ids.
         image_markup: Ids of the tokens that a template puts around each image; they leave with the images.
+        dropped: Image tokens that a method has taken out.
     """
 
     request: Request
@@ -70,6 +71,7 @@ class Prompt:
     image_token: int
     user_texts: tuple[UserText, ...] = ()
     image_markup: tuple[int, ...] = ()
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,6 +128,23 @@ class Prompt:
         markup = torch.isin(self.ids, torch.tensor(self.image_markup, dtype=torch.int64))
         keep = (self.ids != self.image_token) & ~(markup & (self.roles == Role.TEMPLATE))
         positions = torch.arange(int(keep.sum())).expand(self.positions.shape[0], -1)
+        return replace(self._part(keep), positions=positions, images=(), dropped=0)
+
+    def keeping(self, keep: Tensor) -> "Prompt":
+        """The same prompt with some of its image tokens only.
+
+        Tokens are numbered anew; with multimodal RoPE they keep their positions, which say where in the image they are.
+
+        Args:
+            keep: (L,) bool, true of all that is no image token.
+        """
+        part = self._part(keep)
+        lost = self.visual_tokens - part.visual_tokens
+        positions = part.positions if len(self.positions) > 1 else torch.arange(len(part.ids))[None]
+        return replace(part, positions=positions, dropped=self.dropped + lost)
+
+    def _part(self, keep: Tensor) -> "Prompt":
+        """The tokens (L,) bool that are kept, with the positions that they had."""
         index = (keep.cumsum(0) - 1).tolist()
         user_texts = tuple(
             replace(part, tokens=tuple((index[token], *span) for token, *span in part.tokens))
@@ -135,8 +154,7 @@ class Prompt:
             self,
             ids=self.ids[keep],
             roles=self.roles[keep],
-            positions=positions,
-            images=(),
+            positions=self.positions[:, keep],
             user_texts=user_texts,
         )
 

@@ -1,6 +1,7 @@
 """One batch on its way through the model under one method: suffix, then token by token."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,8 +16,10 @@ from sinkbench.engine.grouped import GroupedDecode, has_kernels
 from sinkbench.engine.marks import ImageMarks, all_marks
 from sinkbench.engine.prefix import Prefixes, embed
 from sinkbench.engine.prompt import Prompt, Segment, flush
+from sinkbench.engine.pruning import Pruning
 from sinkbench.engine.rope import is_steady
 from sinkbench.methods.base import Intervention
+from sinkbench.request import Response
 
 
 class Stream:
@@ -89,6 +92,7 @@ class Stream:
         self.read_out = ReadOut(adapter.language_model.norm, adapter.logits)
         self.context: Context
         self.decode: GroupedDecode | None = None
+        self.pruning = Pruning(adapter, method, self.cache, max_new_tokens) if method.prunes_at else None
 
     def prefill(self) -> Tensor:
         """Run the suffixes; returns the edited next-token scores (B, V) float32."""
@@ -184,6 +188,8 @@ class Stream:
             self.roles[:, self.n_prefix + self.filled - 1] = int(Role.GENERATED)
             roles = self.roles[:, : self.n_prefix + self.filled]
             ago = self.step_number - 1
+        if self.pruning is not None:
+            self.pruning.mark_generated(self.slot if self.static else self.filled - 1)
         self.context = Context(
             stage=Stage.DECODE,
             roles=roles,
@@ -210,6 +216,16 @@ class Stream:
             kept = State({name: values[: self.n] for name, values in ctx.state.items()})
             ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])
         return self.method.edit_logits(logits[: self.n], ctx)
+
+    def counted(self, responses: Sequence[Response]) -> list[Response]:
+        """The responses to the prompts, in their order, with how many image tokens each layer had."""
+        if self.pruning is None:
+            return list(responses)
+        by_layer = map(tuple, self.pruning.tokens_by_layer().tolist())
+        return [
+            replace(response, tokens_by_layer=tokens, visual_tokens_kept=tokens[-1])
+            for response, tokens in zip(responses, by_layer, strict=True)
+        ]
 
     def rate(self) -> tuple[Tensor, Tensor]:
         """What the method says of the tokens of the last step: (B,) costs and (B,) int64 trusted tokens."""
@@ -242,6 +258,8 @@ class Stream:
         self.roles = self.roles[index]
         self.state = self.state.select(index)
         self.n = n
+        if self.pruning is not None:
+            self.pruning.select(index)
         if self.untouched is not None:
             self.untouched = self.untouched[index]
         if self.decode is not None:
@@ -264,6 +282,8 @@ class Stream:
         final[:, self.n_prefix + slot :] = int(Role.GENERATED)
         context = Context(Stage.DECODE, final, 1, state=self.state, untouched=self.untouched)
         self.decode = GroupedDecode(self.method, context, self.length)
+        if self.pruning is not None:
+            self.pruning.start_static(slot, self.state)
 
     def _lay_out_marks(self, prompts: Sequence[Prompt], starts: Sequence[int], images: ImageMarks) -> dict[str, Tensor]:
         """The method's marks (B, S) of the suffixes."""
@@ -290,8 +310,15 @@ class Stream:
         adapter = self.adapter
         kernels = self.decode if has_kernels(embeds) else None
         active = Pass(((method, ctx),), self.cache, decode=kernels, longest=self.longest)
-        with attached(adapter.language_model, adapter.layers, active):
+        with self._shortening(active, positions), attached(adapter.language_model, adapter.layers, active):
             return adapter.forward(embeds, positions, self.cache, deepstack)
+
+    def _shortening(self, active: Pass, positions: Tensor) -> AbstractContextManager[None]:
+        """Within it, layers see the tokens that the method has left there."""
+        if self.pruning is None:
+            return nullcontext()
+        decodes = active.context.stage is Stage.DECODE
+        return self.pruning.going_on(active, positions) if decodes else self.pruning.dropping(active, positions)
 
 
 def contrast_prompts(adapter: Adapter, method: Intervention, prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -9,7 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sinkbench.engine.columns import Columns, Sums, attention_sums
 from sinkbench.engine.context import Context
-from sinkbench.engine.keys import LayerKeys, masked_scores
+from sinkbench.engine.keys import LayerKeys, masked_scores, received
 from sinkbench.engine.rows import mapped_norms, row_products
 
 _roots: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -52,6 +52,10 @@ class AttentionView:
     def rows(self, rows: slice) -> Tensor:
         """(B, H, R, K) float32 weights of some query rows before any edit. A padding row looks at itself."""
         return self.scores(rows).softmax(-1)
+
+    def received(self, rows: Tensor) -> Tensor:
+        """(B, H, K) float32: the weights before any edit, summed over the query rows (B, Q) bool."""
+        return received(self.query, self.keys, rows, self.ctx, self.scaling)
 
     @cached_property
     def _sums(self) -> Sums:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sinkbench.engine.prompt import Prompt
+    from sinkbench.engine.pruning import Entry, Kept
+    from sinkbench.engine.selection import SeenImage, Selected
     from sinkbench.engine.view import AttentionView, MlpParts
     from sinkbench.methods.looks import Focus, Look, Seen
     from sinkbench.request import Generation, Request
@@ -143,6 +145,18 @@ class Intervention:
     For edits that let early tokens know of later ones. It costs every question the pass over its image again.
     """
 
+    selects_by: tuple[int, ...] = ()
+    """Layers of the vision encoder whose attention `select_tokens` wants to see, numbered as `vision_layers`."""
+
+    prunes_at: tuple[int, ...] = ()
+    """Layers at whose entry `keep_tokens` may drop tokens of the prompt, for all layers from there on; ascending.
+
+    Their prompts are one pass, as under `whole_prompt`, and have no second branch.
+    """
+
+    reindexes: bool = False
+    """Whether tokens are numbered anew after a drop; with multimodal RoPE they keep their positions all the same."""
+
     capturable: bool = False
     """Whether decode passes may be captured as a CUDA graph and replayed.
 
@@ -161,6 +175,11 @@ class Intervention:
     def observes_mlp(self) -> bool:
         """Whether `observe_mlp` is to be called."""
         return type(self).observe_mlp is not Intervention.observe_mlp
+
+    @property
+    def selects(self) -> bool:
+        """Whether `select_tokens` is to be called."""
+        return type(self).select_tokens is not Intervention.select_tokens
 
     @property
     def edits_mask(self) -> bool:
@@ -251,6 +270,25 @@ class Intervention:
         """Edit head outputs (B, Q, H, d) before the output projection."""
         return heads
 
+    def select_tokens(self, images: "Sequence[SeenImage]") -> "list[Selected]":
+        """What is left of each of some encoded images before the language model reads them, whatever is asked.
+
+        The prompt is shorter then, for all that a method and the engine do with it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no select_tokens")
+
+    def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
+        """Which tokens go on into a layer of `prunes_at` (None: all).
+
+        What is not an image token must be kept. The views of later layers show what was kept; `ctx.scratch` and
+        `ctx.state` go on as they are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} prunes but has no keep_tokens")
+
+    def weigh_tokens(self, scores: Tensor, ctx: Context) -> Tensor:
+        """What a method that prunes ranks image tokens by, given its own scores (B, K) float32, for a composition."""
+        return scores
+
     def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
         """See the input (B, Q, d) of a layer named in `hidden_layers`."""
 
@@ -331,6 +369,10 @@ class Method:
         calibration: What must be measured on a model before the method can run there; empty means nothing.
         refocuses: Whether it answers another request than was asked, after `Intervention.looks`; a composition can
             hold one such method.
+        selects: Whether it drops or merges image tokens before the language model (`Intervention.select_tokens`).
+        prunes: Whether it drops tokens between the layers (`Intervention.prunes_at`).
+        scores: Whether it ranks these by attention, so that `Intervention.weigh_tokens` of another part can weigh them.
+        weighs: Whether it is such a part, and nothing by itself.
     """
 
     name: ClassVar[str]
@@ -342,6 +384,10 @@ class Method:
     cost: ClassVar[str] = ""
     calibration: ClassVar[str] = ""
     refocuses: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
 
     def bind(self, model: ModelInfo) -> Intervention:
         """Resolve per-model values.

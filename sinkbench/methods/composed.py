@@ -9,11 +9,14 @@ from torch import Tensor
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
+from sinkbench.methods.pruning.budget import PruningIntervention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sinkbench.engine.prompt import Prompt
+    from sinkbench.engine.pruning import Entry, Kept
+    from sinkbench.engine.selection import SeenImage, Selected
     from sinkbench.engine.view import AttentionView, MlpParts
     from sinkbench.methods.looks import Focus, Look, Seen
     from sinkbench.request import Generation, Request
@@ -39,7 +42,8 @@ class Composed(Method):
         object.__setattr__(self, "name", "+".join(names))
         object.__setattr__(self, "edits", _union(part.edits for part in self.parts))
         object.__setattr__(self, "observes", _union(part.observes for part in self.parts))
-        object.__setattr__(self, "refocuses", any(part.refocuses for part in self.parts))
+        for flag in ("refocuses", "selects", "prunes"):
+            object.__setattr__(self, flag, any(getattr(part, flag) for part in self.parts))
         if len(set(names)) < len(names):
             raise UsageError(f"{self.name} names a method twice", "Name each method once; order matters.")
         if "greedy" in names:
@@ -58,6 +62,28 @@ class Composed(Method):
             raise UsageError(
                 f"{self.name}: {branching[0]}'s second branch sees images, and another part edits how they are read",
                 "Compose it with methods that act after the image only.",
+            )
+
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        """Refuse parts that cannot work on what another one leaves of the image."""
+        for what in ("selects", "prunes"):
+            if len(several := [part.name for part in self.parts if getattr(part, what)]) > 1:
+                raise UsageError(
+                    f"{self.name}: {' and '.join(several)} both drop image tokens", "Leave all but one out."
+                )
+        pruning = next((part.name for part in self.parts if part.prunes), "")
+        others = [part for part in self.parts if not (part.prunes or part.selects or part.weighs)]
+        if (weighing := [part.name for part in self.parts if part.weighs]) and not any(p.scores for p in self.parts):
+            raise UsageError(
+                f"{self.name}: {weighing[0]} weighs the scores of a method that ranks image tokens by attention",
+                f"For example: fastv+{weighing[0]}.",
+            )
+        if pruning and (lost := [part.name for part in others if part.edits or part.observes or part.contrasts]):
+            raise UsageError(
+                f"{self.name}: {pruning} drops tokens between layers, and {lost[0]} counts on where they stood",
+                "Compose it with sample or beam, or take a method that drops tokens before the language model.",
             )
 
     def generation(self, generation: "Generation") -> "Generation":
@@ -108,6 +134,18 @@ class ComposedIntervention(Intervention):
         self.paired_branch = any(part.paired_branch for part in parts)
         self.whole_prompt = any(part.whole_prompt for part in parts)
         self.capturable = all(part.capturable for part in parts)
+        self.selects_by = tuple(layer for part in parts for layer in part.selects_by)
+        self.prunes_at = tuple(layer for part in parts for layer in part.prunes_at)
+        self.reindexes = any(part.reindexes for part in parts)
+        weighing = [part for part in parts if type(part).weigh_tokens is not Intervention.weigh_tokens]
+        for part in parts:
+            if weighing and isinstance(part, PruningIntervention):
+                part.weighing = weighing[0]
+
+    @property
+    def selects(self) -> bool:
+        """Whether a part does."""
+        return any(part.selects for part in self.parts)
 
     @property
     def observes_attention(self) -> bool:
@@ -143,6 +181,14 @@ class ComposedIntervention(Intervention):
             for part in looking
             for name, values in part.mark_patches([seen[layer] for layer in part.vision_layers], class_tokens).items()
         }
+
+    def select_tokens(self, images: "Sequence[SeenImage]") -> "list[Selected]":
+        """By the one part that does."""
+        return next(part for part in self.parts if part.selects).select_tokens(images)
+
+    def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
+        """By the one part that does."""
+        return next(part for part in self.parts if part.prunes_at).keep_tokens(entry, ctx)
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """The smallest range that holds every part's rows."""

@@ -20,6 +20,7 @@ from sinkbench.engine.generate import Engine
 from sinkbench.engine.marks import mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
+from sinkbench.engine.selection import Alone
 from sinkbench.engine.stream import Stream, contrast_prompts
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention, Method
@@ -63,6 +64,16 @@ ACTIVE: dict[str, dict[str, object]] = {
         "dual_stream.spatial_ratio": 0.4,
         "dual_stream.gamma": 1.0,
     },
+    "divprune": {"divprune.keep": 0.4},
+    "divprune+pai": {"divprune.keep": 0.4, "pai.gamma": 1.5},
+    "fastervlm": {"fastervlm.keep": 3},
+    "pool": {"pool.keep": 0.4},
+    "random": {"random.keep": 0.4, "random.seed": 2},
+    "uniform": {"uniform.keep": 0.3},
+    "fastv": {"fastv.keep": 0.4, "fastv.layer": 2},
+    "fastv-first": {"fastv.keep": 2, "fastv.layer": 1},
+    "pyramiddrop": {"pyramiddrop.ratios": [0.6, 0.3], "pyramiddrop.layers": [1, 3]},
+    "pyramiddrop-keep": {"pyramiddrop.keep": 0.5, "pyramiddrop.reindex": False},
     "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
     "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
     "m3id": {"m3id.decay": 0.5, "m3id.certain": 1.0},
@@ -100,6 +111,13 @@ NEUTRAL: dict[str, dict[str, object]] = {
         "dual_stream.beta": 0.0,
         "dual_stream.gamma": 1.0,
     },
+    "divprune": {"divprune.keep": 1.0},
+    "fastervlm": {"fastervlm.keep": 1.0},
+    "pool": {"pool.keep": 1.0},
+    "random": {"random.keep": 1.0},
+    "uniform": {"uniform.keep": 1.0},
+    "fastv": {"fastv.keep": 1.0},
+    "pyramiddrop": {"pyramiddrop.ratios": [1.0], "pyramiddrop.layers": [2]},
     "gift": {"gift.alpha": 0.0},
     "pai": {"pai.alpha": 0.0, "pai.gamma": 1.0},
     "image_scale": {"image_scale.factor": 1.0},
@@ -224,6 +242,10 @@ def open_stream(
     seen = [other for other in branches if other.images]
     # Only methods that look at the vision encoder need more of an image than its features.
     marks = mark_images(a, bound, prompts, preprocessed(a, prompts)) if bound.vision_layers else {}
+    if bound.selects:
+        batch = Alone(prompts, branches, encoded, marks).shortened(a, bound, preprocessed(a, prompts))
+        prompts, branches, encoded, marks = batch.prompts, batch.branches, batch.features, batch.marks
+        seen = [other for other in branches if other.images]
     if bound.whole_prompt:
         nothing = Prefixes.none(["m"], a.device, {"m": marks})
         return Stream(a, bound, "m", prompts, nothing, room, static, branches, encoded)

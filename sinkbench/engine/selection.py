@@ -1,0 +1,179 @@
+"""Image tokens that a method drops or merges before the language model reads them, so that the prompt is shorter."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
+from sinkbench.engine.context import Role
+from sinkbench.engine.marks import ImageMarks
+from sinkbench.engine.prompt import Prompt
+from sinkbench.methods.base import Intervention
+
+_FEATURES = 4096
+"""Most features of the images whose attention is in memory at once, as in `engine.marks`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An encoded image, as a method that selects tokens sees it.
+
+    Attributes:
+        features: (N, d) what the language model would read.
+        roles: (N,) uint8, IMAGE, or TEMPLATE for separators; on the CPU.
+        attention: Of each of the method's `vision_layers` (V, H, T, T) float32 post-softmax weights of the image's V
+            views; the T tokens are the class tokens, then the patches.
+        class_tokens: 1 or 0.
+        inputs: The preprocessed image.
+        patches_to_tokens: From values (V, P) of the patches to (N,) of the features: the largest of a feature's
+            patches, 0 for separators.
+    """
+
+    features: Tensor
+    roles: Tensor
+    attention: tuple[Tensor, ...]
+    class_tokens: int
+    inputs: ImageInputs
+    patches_to_tokens: Callable[[Tensor], Tensor]
+
+    @property
+    def is_image(self) -> Tensor:
+        """(N,) bool: no separator."""
+        return (self.roles == Role.IMAGE).to(self.features.device)
+
+    def importance(self, attention: Tensor) -> Tensor:
+        """How much the encoder attends to each feature, (N,) float32.
+
+        The class token's row, mean over heads; without a class token what a patch receives from all rows on average.
+
+        Args:
+            attention: (V, H, T, T), one of `attention`.
+        """
+        mean = attention.mean(1)
+        by_patch = mean[:, 0, 1:] if self.class_tokens else mean.mean(1)
+        return self.patches_to_tokens(by_patch)
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """What is left of an image.
+
+    Attributes:
+        index: (n,) int64, ascending: the features whose places in the prompt are kept.
+        tokens: (n, d), where what stands there is no longer the feature itself; otherwise None.
+    """
+
+    index: Tensor
+    tokens: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A batch after a method's selection.
+
+    Attributes:
+        features: Encoded images by `ImageRef.key`, the shortened ones in the places of the others.
+        marks: What was marked in the images, likewise.
+        kept: (n,) int64 on the CPU: which features are left of each image.
+        lengths: How many it had.
+    """
+
+    features: Mapping[str, ImageFeatures]
+    marks: ImageMarks
+    kept: Mapping[str, Tensor]
+    lengths: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        adapter: Adapter,
+        method: Intervention,
+        prompts: Sequence[Prompt],
+        inputs: Mapping[str, ImageInputs],
+        features: Mapping[str, ImageFeatures],
+        marks: ImageMarks,
+    ) -> "Selection":
+        """Let a method select among the features of each distinct image of the prompts.
+
+        Args:
+            adapter: The model.
+            method: Selects.
+            prompts: Prompts of a batch.
+            inputs: Preprocessed images by `ImageRef.key`.
+            features: Encoded images.
+            marks: What the method marked in them.
+        """
+        keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
+        step = len(keys)
+        if method.selects_by:
+            step = max(1, _FEATURES // max((len(inputs[key].roles) for key in keys), default=1))
+        chosen: dict[str, Selected] = {}
+        for at in range(0, len(keys), max(step, 1)):
+            chunk = keys[at : at + step]
+            images = [inputs[key] for key in chunk]
+            seen = adapter.vision_attentions(images, method.selects_by) if method.selects_by else [()] * len(chunk)
+            shown = [
+                SeenImage(
+                    features[key].tokens,
+                    image.roles,
+                    tuple(attention),
+                    adapter.class_tokens,
+                    image,
+                    lambda values, image=image: adapter.patch_values_to_tokens(values, image),  # type: ignore[misc]
+                )
+                for key, image, attention in zip(chunk, images, seen, strict=True)
+            ]
+            chosen |= zip(chunk, method.select_tokens(shown), strict=True)
+        shorter = {key: _shortened(features[key], one) for key, one in chosen.items()}
+        kept = {key: one.index.cpu() for key, one in chosen.items()}
+        own_marks = {
+            key: {name: values[kept[key]] for name, values in by_name.items()} for key, by_name in marks.items()
+        }
+        lengths = {key: len(features[key].tokens) for key in keys}
+        return cls({**features, **shorter}, own_marks, kept, lengths)
+
+    def shorten(self, prompt: Prompt) -> Prompt:
+        """The prompt with what is left of its images."""
+        if not prompt.images:
+            return prompt
+        places = (prompt.ids == prompt.image_token).nonzero().flatten()
+        kept, start = [], 0
+        for image in prompt.images:
+            kept.append(start + self.kept[image.key])
+            start += self.lengths[image.key]
+        keep = prompt.ids != prompt.image_token
+        keep[places[torch.cat(kept)]] = True
+        return prompt.keeping(keep)
+
+
+def _shortened(features: ImageFeatures, selected: Selected) -> ImageFeatures:
+    index = selected.index.to(features.tokens.device)
+    tokens = features.tokens[index] if selected.tokens is None else selected.tokens
+    return ImageFeatures(tokens, None if features.deepstack is None else features.deepstack[:, index])
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """A batch under a method that shares no more than the vision pass.
+
+    Attributes:
+        prompts: Its prompts.
+        branches: Of the method's second branch, one for each or none.
+        features: Encoded images by `ImageRef.key`.
+        marks: What the method marked in them.
+    """
+
+    prompts: Sequence[Prompt]
+    branches: Sequence[Prompt]
+    features: Mapping[str, ImageFeatures]
+    marks: ImageMarks
+
+    def shortened(self, adapter: Adapter, method: Intervention, inputs: Mapping[str, ImageInputs]) -> "Alone":
+        """The same with what the method leaves of the images."""
+        prompts = [*self.prompts, *self.branches]
+        selection = Selection.of(adapter, method, prompts, inputs, self.features, self.marks)
+        shorter = [selection.shorten(prompt) for prompt in prompts]
+        n = len(self.prompts)
+        return Alone(shorter[:n], shorter[n:], selection.features, selection.marks)

@@ -1,0 +1,125 @@
+"""PyramidDrop: at the entry of some layers, keep ever fewer of the image tokens that the last token looks at."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from sinkbench.engine.context import Context, Stage
+from sinkbench.errors import UsageError
+from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, originally, top_tokens
+
+if TYPE_CHECKING:
+    from sinkbench.engine.pruning import Entry, Kept
+
+
+@dataclass(frozen=True)
+class PyramidDrop(Method):
+    """PyramidDrop at inference.
+
+    Attributes:
+        keep: Mean share of the image tokens over all layers that the ratios are scaled to; 0 takes them as they are.
+        layers: Layers at whose entry tokens are dropped; empty means a quarter, half and three quarters of the way, as
+            8, 16 and 24 of LLaVA-1.5-7B's 32 [for other depths ours].
+        ratios: Share of the original image tokens that each of these leaves.
+        reindex: Number the tokens anew after each drop, as the released code does; models with multimodal RoPE keep
+            their positions all the same [ours: a new numbering would destroy the grid].
+    """
+
+    name: ClassVar[str] = "pyramiddrop"
+    summary: ClassVar[str] = "drops more and more image tokens from stage to stage, by the last token's attention"
+    paper: ClassVar[Paper] = Paper(
+        title="PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction",
+        authors="Xing et al.",
+        venue="CVPR 2025",
+        arxiv="2410.17247",
+        code="Cooperx521/PyramidDrop@6444f30",
+    )
+    edits: ClassVar[Stage] = Stage.PREFIX | Stage.SUFFIX
+    family: ClassVar[str] = "pruning"
+    cost: ClassVar[str] = "rows"
+    prunes: ClassVar[bool] = True
+    scores: ClassVar[bool] = True
+
+    keep: float = 0.0
+    layers: tuple[int, ...] = ()
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+    reindex: bool = True
+
+    def __post_init__(self) -> None:
+        if self.keep:
+            check_keep("pyramiddrop.keep", self.keep)
+        if self.keep > 1:
+            raise UsageError(
+                f"pyramiddrop.keep={self.keep:g}: the mean over layers is a share", "Give a number above 0 and up to 1."
+            )
+        falling = all(later <= earlier for earlier, later in zip((1.0, *self.ratios), self.ratios, strict=False))
+        if not self.ratios or not falling or self.ratios[-1] <= 0:
+            raise UsageError(
+                f"pyramiddrop.ratios={list(self.ratios)} do not fall from 1 towards 0", "For example: [0.5,0.25,0.125]."
+            )
+
+    def bind(self, model: ModelInfo) -> "PyramidDropIntervention":
+        """Resolve layers and ratios."""
+        stages = len(self.ratios)
+        layers = self.layers or tuple(model.n_layers * (stage + 1) // (stages + 1) for stage in range(stages))
+        model.check_layers("pyramiddrop.layers", layers)
+        if len(layers) != stages or sorted({*layers}) != [*layers]:
+            raise UsageError(
+                f"pyramiddrop.layers={list(layers)} and {stages} ratios", "Give one rising layer for each ratio."
+            )
+        ratios = scaled_ratios(self.keep, layers, self.ratios, model.n_layers) if self.keep else self.ratios
+        return PyramidDropIntervention(layers, ratios, self.reindex)
+
+
+def scaled_ratios(keep: float, layers: tuple[int, ...], ratios: tuple[float, ...], n_layers: int) -> tuple[float, ...]:
+    """Ratios times one factor, none above 1, so that the mean share over all layers is `keep`.
+
+    Raises:
+        UsageError: The layers before the first stage alone cost more.
+    """
+    spans = [end - start for start, end in zip(layers, (*layers[1:], n_layers), strict=True)]
+
+    def mean(factor: float) -> float:
+        shares = [min(1.0, factor * ratio) * span for ratio, span in zip(ratios, spans, strict=True)]
+        return (layers[0] + sum(shares)) / n_layers
+
+    low, high = 0.0, 1 / ratios[-1]
+    if keep <= mean(low):
+        raise UsageError(
+            f"pyramiddrop.keep={keep:g}: the {layers[0]} layers before the first drop alone make {mean(low):.3g}",
+            f"Begin earlier, for example --set pyramiddrop.layers={[max(1, layer // 4) for layer in layers]}.",
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < keep else (low, middle)
+    return tuple(min(1.0, high * ratio) for ratio in ratios)
+
+
+class PyramidDropIntervention(PruningIntervention):
+    """PyramidDrop on a model (spec §2).
+
+    Args:
+        layers: Where tokens are dropped.
+        ratios: What share of the original ones is left.
+        reindex: Whether positions are numbered anew.
+    """
+
+    def __init__(self, layers: tuple[int, ...], ratios: tuple[float, ...], reindex: bool) -> None:
+        super().__init__(layers)
+        self.ratios, self.reindexes = dict(zip(layers, ratios, strict=True)), reindex
+
+    def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
+        """Rank by the coming layer's own attention, mean over heads (steps 1 to 3)."""
+        from sinkbench.engine.pruning import Kept
+
+        image = ctx.is_image
+        # The released code cuts off, it does not round; but no share may vanish by an error of the float.
+        count = (originally(ctx, "pyramiddrop") * self.ratios[entry.layer] + 1e-6).floor().to(torch.int64)
+        last = torch.zeros_like(image)
+        last[:, -1] = True
+        scores = entry.received(last).mean(1)
+        if entry.layer == self.prunes_at[0]:
+            scores = self.weighed(scores, ctx)
+        return Kept.of((ctx.is_valid & ~image) | top_tokens(scores, image, count))
