@@ -140,6 +140,8 @@ def get_method(
 
 def _build(cls: "type[Method]", params: dict[str, Any], model: str, calibration: "Calibration | None") -> "Method":
     profile = params.pop("profile", None)
+    if isinstance(profile, int):  # --set fastv.profile=192
+        profile = str(profile)
     more = ("profile", "calibration") if cls.calibration else ("profile",)
     own = {key: value for key, value in params.items() if key not in more}
     calibrated = calibration.params if calibration else {}

@@ -78,3 +78,8 @@ def test_binding_names_what_the_model_lacks():
         get_method("var", {"layers": [9]}).bind(MODEL)
     with pytest.raises(UsageError, match="pai amplifies layers 2 to 9"):
         get_method("pai", {"end": 9}).bind(MODEL)
+
+
+def test_a_profile_may_be_called_by_a_number():
+    assert get_method("fastv", {"profile": 128}) == get_method("fastv", {"profile": "128"})
+    assert get_method("fastv", {"profile": 128}).params()["keep"] == 128

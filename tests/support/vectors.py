@@ -33,8 +33,13 @@ class Vector:
 
 def read(path: Path) -> Vector:
     with safe_open(path, "pt") as file:
-        meta = {key: json.loads(value) for key, value in file.metadata().items()}
+        meta = dict(file.metadata())
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if weights := meta.pop("weights", None):
+        # Our copies with equal weights share them (tools/copy_vectors.py).
+        with safe_open(path.with_name(weights), "pt") as file:
+            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    meta = {key: json.loads(value) for key, value in meta.items()}
     return Vector(path, tensors, meta["params"], meta["tolerance"])
 
 
@@ -113,14 +118,16 @@ class BareLlama:
         """The samples without their padding; image embeddings become features."""
         v = self.vector
         prompts = []
-        own_ids = self.vocabulary + torch.arange(v["input_ids"].numel()).view_as(v["input_ids"])
+        shape = v["image_mask"].shape
+        own_ids = self.vocabulary + torch.arange(shape.numel()).view(shape)
+        attention_mask = v.tensors.get("attention_mask", torch.ones(shape))
         for row in range(len(own_ids)):
-            valid = v["attention_mask"][row].bool()
+            valid = attention_mask[row].bool()
             image = v["image_mask"][row].bool()[valid]
             ids = own_ids[row][valid].masked_fill(image, self.image_token)
             query = v["query_mask"][row].bool()[valid] if "query_mask" in v.tensors else None
             row_roles = roles(valid[valid], image, query)
-            request = Request(str(row), (), (), Generation(v.params["new_tokens"]))
+            request = Request(str(row), (), (), Generation(v.params.get("new_tokens", 1)))
             ref = ImageRef(f"embeds-{row}")
             prompts.append(Prompt(request, ids, row_roles, torch.arange(len(ids))[None], (ref,), self.image_token))
         return prompts

@@ -67,7 +67,8 @@ class PyramidDrop(Method):
         model.check_layers("pyramiddrop.layers", layers)
         if len(layers) != stages or sorted({*layers}) != [*layers]:
             raise UsageError(
-                f"pyramiddrop.layers={list(layers)} and {stages} ratios", "Give one rising layer for each ratio."
+                f"pyramiddrop.layers={list(layers)} do not rise, one for each of {stages} ratios",
+                "For example: --set pyramiddrop.layers=[8,16,24].",
             )
         ratios = scaled_ratios(self.keep, layers, self.ratios, model.n_layers) if self.keep else self.ratios
         return PyramidDropIntervention(layers, ratios, self.reindex)
