@@ -111,7 +111,7 @@ def test_the_shipped_split_is_complete():
 
 def test_the_shipped_split_is_what_the_code_makes(again):
     for name in ("instances.json", "captions.json"):
-        shipped, made = (json.loads((folder / name).read_text("utf-8")) for folder in (SHIPPED, again))
+        shipped, made = (json.loads(read_packed(folder / name)) for folder in (SHIPPED, again))
         head = [a for a in shipped["annotations"] if a["image_id"] <= 24]
         assert len(head) == len(made["annotations"])
         for old, new in zip(head, made["annotations"], strict=True):
@@ -133,7 +133,7 @@ def test_the_shipped_pixels_are_what_the_code_draws(again):
 
 def test_the_fingerprint_of_the_shipped_split_can_be_made_without_rendering():
     about = json.loads((SHIPPED / "dataset.json").read_text("utf-8"))
-    shipped = json.loads((SHIPPED / "captions.json").read_text("utf-8"))
+    shipped = json.loads(read_packed(SHIPPED / "captions.json"))
     first = [a["caption"] for a in shipped["annotations"]][::3]
     candidates = (sample_scene(about["split"], about["seed"], index) for index in range(1000))
     eligible = [scene for scene in candidates if len(scene.counts) >= 3]
