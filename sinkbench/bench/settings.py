@@ -40,6 +40,8 @@ class Settings:
         baseline: Measure plain transformers too.
         baseline_batches: Its batch sizes for "pope"; those for captions are ours.
         baseline_tokens: Length of its captions: its rate only falls as they grow.
+        prune: Budgets at which methods that drop image tokens are measured, shares or counts; each prompt is about an
+            image of its own then, and answered with `new_tokens` tokens.
         prompts: Prompts of "inspect", each about an image of its own.
         growth: Measure how time grows with questions, image tokens and new tokens.
         end_to_end: Images of the end-to-end measurement; 0 leaves it out.
@@ -63,6 +65,7 @@ class Settings:
     baseline: bool = True
     baseline_batches: tuple[int, ...] = (8, 32, 64)
     baseline_tokens: int = 64
+    prune: tuple[float, ...] = ()
     prompts: int = 500
     growth: bool = False
     end_to_end: int = 0
@@ -107,6 +110,11 @@ class Settings:
                     raise unknown_name("method", part, variant_names())
         if self.weights not in ("random", "real"):
             raise UsageError(f"--weights {self.weights}: no such weights", "Give random or real.")
+        for keep in self.prune:
+            if not (0 < keep <= 1 or (keep > 1 and keep == int(keep))):
+                raise UsageError(
+                    f"--prune {keep:g} is no budget", "Give shares up to 1 or whole numbers: --prune 0.5,64."
+                )
         if self.flips and self.weights == "random":
             raise UsageError(
                 "--flips compares answers, and those of random weights mean nothing",

@@ -30,12 +30,19 @@ from sinkbench.bench.variants import made_up_parameters, variant
 from sinkbench.engine.context import Stage
 from sinkbench.engine.generate import Engine
 from sinkbench.environment import environment
+from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method
 from sinkbench.request import ImageRef
 
 _GROWTH_GROUPS = 32
 _PROBED = 4
 """Images that parameters are fitted to where the model has no sink dimensions of its own."""
+
+_HELD = (
+    *("visual_tokens_in", "visual_tokens_kept", "visual_tokens_mean", "visual_tokens_by_layer"),
+    *("prefill_macs", "prefill_macs_image", "macs_formula", "prompt_kv_bytes"),
+)
+"""What a row about pruning has beside times."""
 
 Say = Callable[[str], None]
 """Tells the user about progress."""
@@ -99,6 +106,8 @@ class _Suite:
             self.rows(self.prepared(w.mixed(ragged, s.batch_size, s.seed)))
         if "inspect" in s.workloads:
             self.inspection(w.inspect(images[: s.prompts], s.batch_size))
+        if s.prune:
+            self.pruning(w.prune(images[: s.images], s.new_tokens, s.batch_size))
         if s.growth:
             groups, lengths = max(5, min(s.images, _GROWTH_GROUPS)), sorted({min(64, s.new_tokens), s.new_tokens})
             for workload in w.growth(images[:groups], lengths, s.batch_size):
@@ -154,6 +163,25 @@ class _Suite:
         engine = Engine(self.adapter, method, prepared.workload.batch_size)
         return measure(engine, prepared, self.timer, self.effort)
 
+    def pruning(self, workload: w.Workload) -> None:
+        """Greedy, and each method that drops image tokens at each budget."""
+        prepared = self.prepared(workload)
+        for name, method in self.methods.items():
+            drops = method.selects or method.prunes
+            if not drops and name != BASELINE:
+                continue
+            for keep in self.settings.prune if drops else (1.0,):
+                entry = {**_subject(prepared), "method": name, "keep": keep, "leaves_prefix": False}
+                self.add("rows", entry, partial(self.pruned, prepared, method, keep))
+
+    def pruned(self, prepared: Prepared, method: Method, keep: float) -> dict[str, Any]:
+        """Numbers of one row, and what the layers held."""
+        at_budget = method.replace(keep=keep) if "keep" in method.params() else method
+        engine = Engine(self.adapter, at_budget, prepared.workload.batch_size)
+        numbers = measure(engine, prepared, self.timer, self.effort)
+        stats = engine.stats()
+        return {"params": at_budget.params(), **numbers, **{name: stats[name] for name in _HELD}}
+
     def baseline(self, prepared: Prepared, attention: Literal["eager", "sdpa"], size: int) -> None:
         """Plain transformers on at least 16 of a workload's prompts, in batches of one size."""
         prompts = prepared.prompts
@@ -174,6 +202,8 @@ class _Suite:
             numbers = {**work(), "error": ""}
         except torch.OutOfMemoryError as error:
             numbers = {"error": f"out of memory: {_first_line(error)}"}
+        except UsageError as error:
+            numbers = {"error": _first_line(error)}
         except Exception as error:
             self.say(traceback.format_exc())
             numbers = {"error": f"{type(error).__name__}: {_first_line(error)}", "broken": True}

@@ -54,11 +54,13 @@ def grids(record: Mapping[str, Any]) -> list[Grid]:
     """The tables of a record; those without rows are left out."""
     model = record["model"]
     subject = f"{model['name']}, {model['weights']} weights, {model['dtype']}, {record['device']}"
-    rows = [row for row in record["rows"] if row["workload"] != "growth"]
+    rows = [row for row in record["rows"] if row["workload"] not in ("growth", "prune")]
+    pruned = [row for row in record["rows"] if row["workload"] == "prune"]
     growth = [row for row in record["rows"] if row["workload"] == "growth"]
     found = [
         Grid(f"Speed: {subject}", _SPEED, [_speed(row) for row in (*rows, *record["baselines"])], 2),
         Grid(f"Overhead: {subject}", _OVERHEAD, list(_overheads(rows))),
+        Grid(f"Pruning: {subject}", _PRUNING, [_pruning(row) for row in pruned]),
         Grid(f"What looking costs: {subject}", _INSPECTION, list(_inspection(record.get("inspection", ()))), 2),
         Grid(f"Growth: {subject}", _GROWTH, [_growth(row) for row in growth]),
         Grid(f"From files to answers: {subject}", _END_TO_END, [_end_to_end(e) for e in record["end_to_end"]]),
@@ -82,6 +84,10 @@ _SPEED = (
     "× greedy",
 )
 _OVERHEAD = ("method", "yes/no, time × greedy", "captions, time × greedy", "memory × greedy", "published")
+_PRUNING = (
+    *("method", "keep", "batch", "tokens, mean", "tokens, end", "prefill ms", "× faster", "answers/s", "× faster"),
+    *("decode ms", "10⁹ MACs", "× greedy", "KV MB", "× greedy", "GiB"),
+)
 _GROWTH = ("method", "image tokens", "questions an image", "new tokens", "answers", "s", "ms an answer", "× greedy")
 _INSPECTION = ("workload", "what", "batch", "prompts", "s", "× plain", "GiB", "× plain")
 _END_TO_END = ("method", "images", "answers", "answers/s", "device alone", "ratio")
@@ -105,6 +111,29 @@ def _speed(row: Row) -> list[str]:
         _number(row["prefill_ms"]),
         _number(peak / _GIB) if peak else "",
         _ratio(ratios.get("peak_bytes")),
+    ]
+
+
+def _pruning(row: Row) -> list[str]:
+    names = [row["method"], f"{row['keep']:g}", str(row["batch"])]
+    if row["error"]:
+        return [*names, row["error"].partition(":")[2].strip() or row["error"], *[""] * (len(_PRUNING) - 4)]
+    ratios, peak = row["ratio_to_greedy"], row["peak_bytes"]
+    faster = ratios.get("prefill_ms")
+    return [
+        *names,
+        _number(row["visual_tokens_mean"]),
+        _number(row["visual_tokens_kept"]),
+        _number(row["prefill_ms"]),
+        _ratio(1 / faster if faster else None),
+        _number(row["answers_per_s"]),
+        _ratio(ratios.get("answers_per_s")),
+        _number(row["decode_ms_per_token"]),
+        _number(row["prefill_macs"] / 1e9),
+        _ratio(ratios.get("prefill_macs")),
+        _number(row["prompt_kv_bytes"] / 1e6),
+        _ratio(ratios.get("prompt_kv_bytes")),
+        _number(peak / _GIB) if peak else "",
     ]
 
 

@@ -19,7 +19,13 @@ END_TO_END = 0.8
 INSPECTION_TIME, INSPECTION_MEMORY = 1.3, 1.1
 """What every diagnostic together may cost over the plain prefill."""
 
-HEADLINE = {"pope": "answers_per_s", "mixed": "answers_per_s", "growth": "answers_per_s", "caption": "tokens_per_s"}
+HEADLINE = {
+    "pope": "answers_per_s",
+    "mixed": "answers_per_s",
+    "growth": "answers_per_s",
+    "prune": "answers_per_s",
+    "caption": "tokens_per_s",
+}
 """The rate by which a workload's methods are compared: captions are decoding, the others are prompts for the most."""
 
 
@@ -31,6 +37,10 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
         row["ratio_to_greedy"] = {
             name: _over(row.get(name), base.get(name)) for name in ("answers_per_s", "tokens_per_s", "peak_bytes")
         }
+        if row["workload"] == "prune":
+            row["ratio_to_greedy"] |= {
+                name: _over(row.get(name), base.get(name)) for name in ("prefill_ms", "prefill_macs", "prompt_kv_bytes")
+            }
 
 
 def judge(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -38,7 +48,7 @@ def judge(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     judged: list[dict[str, Any]] = []
     rates_hold = (record["model"]["name"], record["model"]["dtype"], record["device"]) == RATES_FOR
     for row in record["rows"]:
-        if row["workload"] != "growth":
+        if row["workload"] not in ("growth", "prune"):
             judged += [*(_absolute(row) if rates_hold else ()), *_relative(row)]
     for entry in record.get("inspection", ()):
         judged += _inspection(entry)

@@ -31,7 +31,7 @@ class Workload:
     """Requests, and how they are batched.
 
     Attributes:
-        name: "pope", "caption", "mixed", "inspect" or "growth".
+        name: "pope", "caption", "mixed", "prune", "inspect" or "growth".
         requests: What is asked; every answer has exactly `max_new_tokens` tokens.
         batch_size: Most samples in a batch, or "auto".
         parameters: What tells it from others of its name, for the record.
@@ -90,6 +90,12 @@ def mixed(images: Sequence[ImageRef], batch_size: BatchSize = "auto", seed: int 
             text = " ".join([_pope_text(draw.randrange(len(OBJECTS))), *[_DETAIL] * draw.randint(0, 3)])
             requests.append(_request(f"mixed/{i}/{j}", text, (image,), new_tokens))
     return Workload("mixed", requests, batch_size, {"images": len(images), "new_tokens": list(MIXED_TOKENS)})
+
+
+def prune(images: Sequence[ImageRef], new_tokens: int, batch_size: BatchSize = "auto") -> Workload:
+    """One question about each image: nothing to share, as papers on pruning measure."""
+    requests = _questions("prune", [(image,) for image in images], 1, new_tokens)
+    return Workload("prune", requests, batch_size, {"images": len(images), "new_tokens": new_tokens})
 
 
 def inspect(images: Sequence[ImageRef], batch_size: BatchSize = "auto") -> Workload:

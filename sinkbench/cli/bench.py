@@ -38,6 +38,15 @@ Workloads = Annotated[
 Baseline = Annotated[
     bool, typer.Option("--baseline/--no-baseline", help="Plain transformers beside it.", rich_help_panel=PARTS)
 ]
+Prune = Annotated[
+    str | None,
+    typer.Option(
+        "--prune",
+        help="Methods that drop image tokens, at these budgets: shares or counts, such as 0.5,0.25 or 192,64.",
+        rich_help_panel=PARTS,
+        metavar="KEEP,...",
+    ),
+]
 Growth = Annotated[
     bool, typer.Option("--growth", help="Time against questions, image and new tokens.", rich_help_panel=PARTS)
 ]
@@ -109,6 +118,7 @@ def bench(
     method: options.Methods = None,
     workload: Workloads = None,
     baseline: Baseline = True,
+    prune: Prune = None,
     growth: Growth = False,
     end_to_end: EndToEnd = None,
     flips: Flips = None,
@@ -155,6 +165,7 @@ def bench(
             "repeats": repeats,
             "row_seconds": row_seconds,
             "baseline": baseline,
+            "prune": _budgets(prune),
             "growth": growth,
             "end_to_end": end_to_end,
             "flips": flips,
@@ -215,6 +226,17 @@ def _sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(f"{option} {text!r}: not a number of samples", f"Write for example {option} 64.")
     return tuple(map(int, parts))
+
+
+def _budgets(text: str | None) -> tuple[float, ...] | None:
+    from sinkbench.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--prune {text!r}: not a list of budgets", "Write for example --prune 0.5,0.25.") from error
 
 
 def _show(files: list[Path], markdown: bool) -> None:

@@ -118,3 +118,26 @@ def test_it_needs_none_of_the_packages_of_tasks():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pope, batch 18, greedy" in done.stdout
+
+
+def test_pruning_at_several_budgets(settings, tmp_path, said):
+    settings = replace(settings, methods=("fastv", "pyramiddrop", "uniform", "var"), workloads=(), repeats=1)
+    content = suite.run(replace(settings, prune=(0.5, 4.0, 0.1), baseline=False), tmp_path / "prune.json", said.append)
+    rows = {(row["method"], row["keep"]): row for row in content["rows"]}
+    assert {name for name, _ in rows} == {"greedy", "fastv", "pyramiddrop", "uniform"}, "var drops nothing"
+    greedy, n = rows["greedy", 1.0], rows["greedy", 1.0]["visual_tokens_in"]
+    assert (greedy["visual_tokens_mean"], greedy["answers"], n) == (n, 2, 16)
+    assert rows["uniform", 4.0]["visual_tokens_by_layer"] == [4.0] * 4
+    assert rows["fastv", 0.5]["visual_tokens_by_layer"] == [16.0, 16.0, 8.0, 8.0]
+    assert rows["pyramiddrop", 0.5]["visual_tokens_mean"] <= 8
+    assert "layers before the first drop" in rows["pyramiddrop", 0.1]["error"], "the other rows were measured"
+    for (name, _), row in rows.items():
+        if row["error"]:
+            continue
+        for ratio in ("prefill_macs", "prompt_kv_bytes"):
+            assert row["ratio_to_greedy"][ratio] == pytest.approx(row[ratio] / greedy[ratio])
+            assert (row["ratio_to_greedy"][ratio] < 1) == (name != "greedy")
+    (table,) = grids(content)
+    assert table.title.startswith("Pruning")
+    assert all(len(cells) == len(table.columns) for cells in table.rows)
+    assert content["targets"] == []

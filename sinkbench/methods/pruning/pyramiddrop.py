@@ -19,7 +19,8 @@ class PyramidDrop(Method):
     """PyramidDrop at inference.
 
     Attributes:
-        keep: Mean share of the image tokens over all layers that the ratios are scaled to; 0 takes them as they are.
+        keep: Mean number of image tokens over all layers to which the ratios are scaled, as a share up to 1 or a count;
+            0 takes them as they are.
         layers: Layers at whose entry tokens are dropped; empty means a quarter, half and three quarters of the way, as
             8, 16 and 24 of LLaVA-1.5-7B's 32 [for other depths ours].
         ratios: Share of the original image tokens that each of these leaves.
@@ -50,10 +51,6 @@ class PyramidDrop(Method):
     def __post_init__(self) -> None:
         if self.keep:
             check_keep("pyramiddrop.keep", self.keep)
-        if self.keep > 1:
-            raise UsageError(
-                f"pyramiddrop.keep={self.keep:g}: the mean over layers is a share", "Give a number above 0 and up to 1."
-            )
         falling = all(later <= earlier for earlier, later in zip((1.0, *self.ratios), self.ratios, strict=False))
         if not self.ratios or not falling or self.ratios[-1] <= 0:
             raise UsageError(
@@ -70,8 +67,9 @@ class PyramidDrop(Method):
                 f"pyramiddrop.layers={list(layers)} do not rise, one for each of {stages} ratios",
                 "For example: --set pyramiddrop.layers=[8,16,24].",
             )
-        ratios = scaled_ratios(self.keep, layers, self.ratios, model.n_layers) if self.keep else self.ratios
-        return PyramidDropIntervention(layers, ratios, self.reindex)
+        if 0 < self.keep <= 1:
+            scaled_ratios(self.keep, layers, self.ratios, model.n_layers)
+        return PyramidDropIntervention(self, layers, model.n_layers)
 
 
 def scaled_ratios(keep: float, layers: tuple[int, ...], ratios: tuple[float, ...], n_layers: int) -> tuple[float, ...]:
@@ -102,25 +100,37 @@ class PyramidDropIntervention(PruningIntervention):
     """PyramidDrop on a model (spec §2).
 
     Args:
+        method: Hyper-parameters.
         layers: Where tokens are dropped.
-        ratios: What share of the original ones is left.
-        reindex: Whether positions are numbered anew.
+        n_layers: Of the model.
     """
 
-    def __init__(self, layers: tuple[int, ...], ratios: tuple[float, ...], reindex: bool) -> None:
+    def __init__(self, method: PyramidDrop, layers: tuple[int, ...], n_layers: int) -> None:
         super().__init__(layers)
-        self.ratios, self.reindexes = dict(zip(layers, ratios, strict=True)), reindex
+        self.method, self.n_layers, self.reindexes = method, n_layers, method.reindex
+
+    def count(self, n: int, layer: int) -> int:
+        """How many of a sample's n image tokens a layer is left with: cut off, not rounded, as in the released code.
+
+        Raises:
+            UsageError: The mean that `keep` asks for cannot be reached with so many.
+        """
+        ratios = self.method.ratios
+        if self.method.keep and n:
+            share = min(1.0, self.method.keep / n) if self.method.keep > 1 else self.method.keep
+            ratios = scaled_ratios(share, self.prunes_at, ratios, self.n_layers)
+        # No token may be lost to an error of the float.
+        return int(n * ratios[self.prunes_at.index(layer)] + 1e-6)
 
     def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
         """Rank by the coming layer's own attention, mean over heads (steps 1 to 3)."""
         from sinkbench.engine.pruning import Kept
 
         image = ctx.is_image
-        # The released code cuts off, it does not round; but no share may vanish by an error of the float.
-        count = (originally(ctx, "pyramiddrop") * self.ratios[entry.layer] + 1e-6).floor().to(torch.int64)
+        counts = [self.count(n, entry.layer) for n in originally(ctx, "pyramiddrop").tolist()]
         last = torch.zeros_like(image)
         last[:, -1] = True
         scores = entry.received(last).mean(1)
         if entry.layer == self.prunes_at[0]:
             scores = self.weighed(scores, ctx)
-        return Kept.of((ctx.is_valid & ~image) | top_tokens(scores, image, count))
+        return Kept.of((ctx.is_valid & ~image) | top_tokens(scores, image, torch.tensor(counts, device=image.device)))
