@@ -1,11 +1,15 @@
 """`sinkbench leaderboard`: compare the runs below a folder."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sinkbench.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def leaderboard(
@@ -17,6 +21,21 @@ def leaderboard(
     cost: Annotated[
         bool, typer.Option("--cost/--no-cost", help="Show times; leave them out where they cannot be compared.")
     ] = True,
+    pareto: Annotated[
+        str | None,
+        typer.Option(
+            "--pareto",
+            help="Also show which runs no other beats in score and cost: time, macs, kv or tokens.",
+            metavar="COST",
+        ),
+    ] = None,
+    retained: Annotated[
+        bool, typer.Option("--retained", help="Also show how much of the baseline's scores each method keeps.")
+    ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Draw score over that cost: a PNG.", metavar="FILE", rich_help_panel="Files"),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the board as JSON.", metavar="FILE", rich_help_panel="Files")
     ] = None,
@@ -29,8 +48,10 @@ def leaderboard(
 
     from sinkbench.cli.console import output_console
     from sinkbench.leaderboard import board as boards
+    from sinkbench.leaderboard import pareto as fronts
     from sinkbench.leaderboard import table
 
+    _check_cost(pareto, picture)
     tasks = [name.strip() for item in task or [] for name in item.split(",") if name.strip()]
     board = boards.build(folder, baseline=baseline, tasks=tasks)
     if not cost:
@@ -40,12 +61,60 @@ def leaderboard(
     for rendered in table.rich_tables(board):
         console.print(rendered)
     console.print(f"{table.LEGEND} Bold: best.", style="dim", highlight=False)
+    if pareto:
+        console.print(
+            _table(
+                f"Not beaten in score and {pareto}",
+                ("task", "model", "method", pareto, "score"),
+                fronts.table(board, pareto),
+            )
+        )
+    if retained:
+        console.print(_table(f"Retained of {baseline}'s scores", ("model", "method", "%", "tasks"), _retained(board)))
     for run in board["unfinished"]:
         console.print(f"left out, {run['status']}: {run['path']}", style="yellow", highlight=False, markup=False)
+    if picture and pareto:
+        fronts.draw(board, pareto, picture)
+        typer.echo(f"written: {picture}")
     if json_file:
         _write(json_file, json.dumps(board, indent=2, ensure_ascii=False) + "\n")
     if markdown_file:
         _write(markdown_file, table.markdown(board))
+
+
+def _check_cost(pareto: str | None, picture: Path | None) -> None:
+    from sinkbench.errors import UsageError, unknown_name
+    from sinkbench.leaderboard.pareto import COSTS
+
+    if pareto is not None and pareto not in COSTS:
+        raise unknown_name("cost", pareto, COSTS)
+    if picture and not pareto:
+        raise UsageError("--picture draws score over a cost, and none is given", "Add for example --pareto macs.")
+
+
+def _retained(board: dict[str, Any]) -> list[tuple[str, ...]]:
+    from sinkbench.leaderboard.retained import retained
+    from sinkbench.leaderboard.table import label
+
+    named = {(row["model"], row["method"], repr(row["params"])): label(row, board["rows"]) for row in board["rows"]}
+    lines: list[tuple[str, ...]] = []
+    for entry in retained(board):
+        name = named[entry["model"], entry["method"], repr(entry["params"])].partition(" :")[0]
+        lines.append((entry["model"], name, f"{entry['percent']:.1f}", ", ".join(entry["tasks"])))
+    return lines
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(escape(column))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _write(path: Path, text: str) -> None:

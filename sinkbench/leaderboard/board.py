@@ -14,6 +14,9 @@ from sinkbench.schemas import validate
 from sinkbench.store import RunStore, read_record
 
 SCHEMA_VERSION = 1
+COSTS = ("answers_per_s", "visual_tokens_mean", "prefill_macs", "prompt_kv_bytes")
+"""What of a run's efficiency stands on the board."""
+
 Board = dict[str, Any]
 """schemas/board.schema.json."""
 
@@ -178,7 +181,7 @@ def _row(run: Run, folder: Path) -> dict[str, Any]:
         "run_id": record["run_id"],
         "path": _path(run, folder),
         "metrics": {name: {**metric, "delta": None} for name, metric in record["metrics"].items()},
-        "cost": {"answers_per_s": record["efficiency"].get("answers_per_s"), "relative_time": None},
+        "cost": {**{name: record["efficiency"].get(name) for name in COSTS}, "relative_time": None},
     }
 
 

@@ -125,9 +125,12 @@ def test_another_baseline(runs):
 
 def test_cost_is_relative_to_the_baseline(runs):
     greedy, var = runs("greedy", "var")
-    edit(var, efficiency={"answers_per_s": 50.0})
+    budget = {"visual_tokens_mean": 4.5, "prefill_macs": 1e9, "prompt_kv_bytes": 1e6}
+    edit(var, efficiency={"answers_per_s": 50.0, **budget})
     edit(greedy, efficiency={"answers_per_s": 100.0})
-    assert rows(boards.build(runs.folder))["var"]["cost"] == {"answers_per_s": 50.0, "relative_time": 2.0}
+    found = rows(boards.build(runs.folder))
+    assert found["var"]["cost"] == {"answers_per_s": 50.0, "relative_time": 2.0, **budget}
+    assert found["greedy"]["cost"] == {"answers_per_s": 100.0, "relative_time": 1.0, **dict.fromkeys(budget)}
 
 
 def test_a_copy_of_a_run_counts_once_and_the_newest_wins(runs, tmp_path):
