@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check format sinks calibrations clean
+.PHONY: install demo test check format sinks calibrations reproduce-pruning clean
 
 install: $(VENV)/.installed
 
@@ -72,6 +72,24 @@ calibrations: install
 	$(SINKBENCH) assets fetch smol-llava
 	$(CALIBRATE) iri --model smol-llava --task scenes_pope --set iri.samples=40 --set 'iri.categories=[last]' --device cpu \
 	  --no-pictures --output $(CALIBRATIONS)/iri/smol-llava.json
+
+# Pruning at 192, 128 and 64 of LLaVA-1.5's 576 tokens, or the same shares of a shipped model's (SCALE=tiny).
+SCALE ?= tiny
+PRUNING = runs/pruning-$(SCALE)
+PRUNE = $(SINKBENCH) eval --config configs/papers/pruning_llava15.yaml --output $(PRUNING)
+reproduce-pruning: install
+ifeq ($(SCALE),full)
+	for keep in 192 128 64; do \
+	  $(PRUNE) --set fastv.profile=$$keep --set pyramiddrop.profile=$$keep || exit 1; \
+	done
+else
+	for keep in 0.33333333 0.22222222 0.11111111; do \
+	  $(PRUNE) --model tiny-llava --task scenes_pope --limit 1800 --set fastv.keep=$$keep \
+	    --set pyramiddrop.layers=[1,3,5] --set pyramiddrop.ratios=[0.32,0.16,0.08] --set pyramiddrop.keep=$$keep || exit 1; \
+	done
+endif
+	$(SINKBENCH) leaderboard $(PRUNING) --claims configs/papers/pruning_llava15.yaml --retained --pareto macs \
+	  --picture $(PRUNING)/pareto.png
 
 # make reproduce-NAME runs configs/papers/NAME.yaml.
 reproduce-%: install

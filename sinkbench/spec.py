@@ -202,6 +202,8 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     Raises:
         UsageError: A setting is unknown, missing or invalid, or a parameter belongs to no run.
     """
+    # What a file of configs/papers claims is for `sinkbench leaderboard --claims`.
+    settings = {key: value for key, value in settings.items() if key != "claims"}
     unknown = [key for key in settings if key not in RunSpec.model_fields]
     if unknown:
         raise unknown_name("setting", str(unknown[0]), RunSpec.model_fields)

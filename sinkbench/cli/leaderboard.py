@@ -32,6 +32,10 @@ def leaderboard(
     retained: Annotated[
         bool, typer.Option("--retained", help="Also show how much of the baseline's scores each method keeps.")
     ] = False,
+    claims: Annotated[
+        Path | None,
+        typer.Option("--claims", help="Also show published figures, from a file of configs/papers.", metavar="FILE"),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option("--picture", help="Draw score over that cost: a PNG.", metavar="FILE", rich_help_panel="Files"),
@@ -71,6 +75,9 @@ def leaderboard(
         )
     if retained:
         console.print(_table(f"Retained of {baseline}'s scores", ("model", "method", "%", "tasks"), _retained(board)))
+    if claims:
+        columns = ("task", "method", "metric", "published", "measured", "difference", "read in")
+        console.print(_table("Against published figures", columns, _claimed(board, claims)))
     for run in board["unfinished"]:
         console.print(f"left out, {run['status']}: {run['path']}", style="yellow", highlight=False, markup=False)
     if picture and pareto:
@@ -90,6 +97,31 @@ def _check_cost(pareto: str | None, picture: Path | None) -> None:
         raise unknown_name("cost", pareto, COSTS)
     if picture and not pareto:
         raise UsageError("--picture draws score over a cost, and none is given", "Add for example --pareto macs.")
+
+
+def _claimed(board: dict[str, Any], file: Path) -> list[tuple[str, ...]]:
+    from sinkbench.leaderboard.claims import compare, read_claims
+
+    kinds = {"yes": "the paper", "secondary": "another text", "no": "not verified"}
+    lines: list[tuple[str, ...]] = []
+    for found in compare(board, read_claims(file)):
+        measured, difference = (
+            ("not run", "")
+            if found.measured is None
+            else (f"{found.measured:.3f}", f"{found.measured - found.claimed:+.3f}")
+        )
+        lines.append(
+            (
+                found.task,
+                found.method,
+                found.metric,
+                f"{found.claimed:.3f}",
+                measured,
+                difference,
+                kinds[found.verified],
+            )
+        )
+    return lines
 
 
 def _retained(board: dict[str, Any]) -> list[tuple[str, ...]]:
