@@ -10,8 +10,7 @@ from sinkbench.engine.pruning import Entry, Kept, gather
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention
-from sinkbench.methods.pruning.budget import kept_count, top_tokens
-from sinkbench.methods.pruning.pyramiddrop import scaled_ratios
+from sinkbench.methods.pruning.budget import kept_count, scaled_ratios, top_tokens
 
 LOWEST = torch.finfo(torch.float32).min
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -73,12 +72,12 @@ def test_top_tokens_by_sample_and_the_earlier_of_equal_ones():
 
 
 def test_ratios_are_scaled_to_a_mean_over_all_layers():
-    ratios = scaled_ratios(128 / 576, (2, 10, 20), (0.32, 0.16, 0.08), 32)
+    ratios = scaled_ratios("x", 128 / 576, (2, 10, 20), (0.32, 0.16, 0.08), 32)
     assert ratios == pytest.approx((0.32, 0.16, 0.08), abs=2e-3)
     assert (2 + 8 * ratios[0] + 10 * ratios[1] + 12 * ratios[2]) / 32 == pytest.approx(128 / 576)
-    assert scaled_ratios(0.9, (1, 2), (0.5, 0.25), 4)[0] == 1.0
+    assert scaled_ratios("x", 0.9, (1, 2), (0.5, 0.25), 4)[0] == 1.0
     with pytest.raises(UsageError, match="layers before the first drop") as error:
-        scaled_ratios(0.2, (8, 16, 24), (0.5, 0.25, 0.125), 32)
+        scaled_ratios("x", 0.2, (8, 16, 24), (0.5, 0.25, 0.125), 32)
     assert "layers=[2, 4, 6]" in error.value.hint
 
 

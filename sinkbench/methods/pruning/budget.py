@@ -28,6 +28,39 @@ def kept_count(keep: float, n: Tensor) -> Tensor:
     return torch.round(n * keep).to(torch.int64).clamp_min(1).minimum(n)
 
 
+def scaled_ratios(
+    name: str, keep: float, layers: tuple[int, ...], ratios: tuple[float, ...], n_layers: int
+) -> tuple[float, ...]:
+    """Ratios times one factor, none above 1, so that the mean share over all layers is `keep`.
+
+    Args:
+        name: Of the method, for the error.
+        keep: The share.
+        layers: At whose entry the stages drop.
+        ratios: Share of the original tokens that each leaves.
+        n_layers: Of the model.
+
+    Raises:
+        UsageError: The layers before the first stage alone cost more.
+    """
+    spans = [end - start for start, end in zip(layers, (*layers[1:], n_layers), strict=True)]
+
+    def mean(factor: float) -> float:
+        shares = [min(1.0, factor * ratio) * span for ratio, span in zip(ratios, spans, strict=True)]
+        return (layers[0] + sum(shares)) / n_layers
+
+    low, high = 0.0, 1 / ratios[-1]
+    if keep <= mean(low):
+        raise UsageError(
+            f"{name}.keep={keep:g}: the {layers[0]} layers before the first drop alone make {mean(low):.3g}",
+            f"Begin earlier, for example --set {name}.layers={[max(1, layer // 4) for layer in layers]}.",
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < keep else (low, middle)
+    return tuple(min(1.0, high * ratio) for ratio in ratios)
+
+
 def top_tokens(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The tokens with the highest scores; of equal ones the earlier.
 

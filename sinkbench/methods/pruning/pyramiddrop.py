@@ -8,7 +8,7 @@ import torch
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method, ModelInfo, Paper
-from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, originally, top_tokens
+from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, originally, scaled_ratios, top_tokens
 
 if TYPE_CHECKING:
     from sinkbench.engine.pruning import Entry, Kept
@@ -68,32 +68,8 @@ class PyramidDrop(Method):
                 "For example: --set pyramiddrop.layers=[8,16,24].",
             )
         if 0 < self.keep <= 1:
-            scaled_ratios(self.keep, layers, self.ratios, model.n_layers)
+            scaled_ratios(self.name, self.keep, layers, self.ratios, model.n_layers)
         return PyramidDropIntervention(self, layers, model.n_layers)
-
-
-def scaled_ratios(keep: float, layers: tuple[int, ...], ratios: tuple[float, ...], n_layers: int) -> tuple[float, ...]:
-    """Ratios times one factor, none above 1, so that the mean share over all layers is `keep`.
-
-    Raises:
-        UsageError: The layers before the first stage alone cost more.
-    """
-    spans = [end - start for start, end in zip(layers, (*layers[1:], n_layers), strict=True)]
-
-    def mean(factor: float) -> float:
-        shares = [min(1.0, factor * ratio) * span for ratio, span in zip(ratios, spans, strict=True)]
-        return (layers[0] + sum(shares)) / n_layers
-
-    low, high = 0.0, 1 / ratios[-1]
-    if keep <= mean(low):
-        raise UsageError(
-            f"pyramiddrop.keep={keep:g}: the {layers[0]} layers before the first drop alone make {mean(low):.3g}",
-            f"Begin earlier, for example --set pyramiddrop.layers={[max(1, layer // 4) for layer in layers]}.",
-        )
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) < keep else (low, middle)
-    return tuple(min(1.0, high * ratio) for ratio in ratios)
 
 
 class PyramidDropIntervention(PruningIntervention):
@@ -118,7 +94,7 @@ class PyramidDropIntervention(PruningIntervention):
         ratios = self.method.ratios
         if self.method.keep and n:
             share = min(1.0, self.method.keep / n) if self.method.keep > 1 else self.method.keep
-            ratios = scaled_ratios(share, self.prunes_at, ratios, self.n_layers)
+            ratios = scaled_ratios(self.method.name, share, self.prunes_at, ratios, self.n_layers)
         # No token may be lost to an error of the float.
         return int(n * ratios[self.prunes_at.index(layer)] + 1e-6)
 
