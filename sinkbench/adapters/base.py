@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sinkbench.adapters import checks
 from sinkbench.adapters.chat import ChatTemplate
 from sinkbench.adapters.presets import ModelPreset
-from sinkbench.adapters.vision import recorded_attention
+from sinkbench.adapters.vision import EncoderLayer, EncoderPass, recorded_attention, recorded_output
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt, UserText
 from sinkbench.errors import SampleError, UsageError
@@ -95,8 +95,9 @@ class Adapter(ABC):
         self.embed: nn.Module = modules["embed"]
         self.head: nn.Module = modules["head"]
         self.vision: Any = modules.get("vision")
-        vision_layers = modules.get("vision_layers", ())
-        self._vision_attention = [checks.module_at(layer, self.attention_path) for layer in vision_layers]
+        self.projector: Any = modules.get("projector")
+        self._vision_layers = list(modules.get("vision_layers", ()))
+        self._vision_attention = [checks.module_at(layer, self.attention_path) for layer in self._vision_layers]
         checks.refuse_sliding_windows(preset.name, self.language_model.config)
         checks.refuse_disagreement(preset.name, self.shared_facts())
         self.device: torch.device = next(model.parameters()).device
@@ -127,12 +128,26 @@ class Adapter(ABC):
             sink_dims=self.preset.sink_dims,
             sink_tau=self.preset.sink_tau,
             vision_class_tokens=self.class_tokens,
+            vision_layer=self._vision_layer,
         )
+
+    @property
+    def _vision_layer(self) -> int:
+        """Layer of the vision encoder whose output the projector reads; of several the last one named."""
+        chosen = getattr(self.model.config, "vision_feature_layer", -1)
+        state = chosen if isinstance(chosen, int) else chosen[-1]
+        # Hidden state 0 is what enters the first layer.
+        return state if state < 0 else state - 1
 
     @property
     def class_tokens(self) -> int:
         """Tokens of the vision encoder that stand before the patches: 1 or 0."""
         return 0
+
+    @property
+    def projected_layer(self) -> nn.Module | None:
+        """The layer whose output is projected, where features are its tokens, each by itself; elsewhere None."""
+        return None
 
     def image_size(self, image: ImageRef) -> tuple[int, int]:
         """Width and height in pixels; the header of a file is read once.
@@ -199,27 +214,39 @@ class Adapter(ABC):
         Raises:
             UsageError: There is no such layer.
         """
+        return [tuple(layer.weights for layer in seen.layers) for seen in self.see_encoder(images, layers)]
+
+    def see_encoder(self, images: Sequence[ImageInputs], layers: Sequence[int]) -> list[EncoderPass]:
+        """What `vision_attentions` gives and, of the same pass, keys and what stands before the projector.
+
+        Raises:
+            UsageError: There is no such layer.
+        """
         count = len(self._vision_attention)
         for layer in layers:
             if not -count <= layer < count:
                 raise UsageError(f"{self.preset.name} has no vision layer {layer}", f"It has layers 0 to {count - 1}.")
         modules = [self._vision_attention[layer] for layer in layers]
-        with recorded_attention(modules) as weights:
+        with recorded_attention(modules) as seen, recorded_output(self.projected_layer) as outputs:
             self.encode_images(images)
-        return list(zip(*(self._weights_by_image(weights[module], images) for module in modules), strict=True))
+        states = torch.cat(outputs) if outputs else [None] * len(images)
+        by_layer = (self._by_image(seen[module], images) for module in modules)
+        return [EncoderPass(own, before) for own, before in zip(zip(*by_layer, strict=True), states, strict=True)]
 
     @abstractmethod
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """One value for each feature of an image, from one for each patch that the encoder sees.
 
         A feature that is made of several patches has the largest of their values, a separator or class token has 0.
 
         Args:
-            values: (V, P) of the patches of V views, in the order of `vision_attentions`, class tokens left out.
+            values: (V, P) or (V, P, d) of the patches of V views, in the order of `vision_attentions`, class tokens
+                left out.
             image: The image.
+            mean: Average the patches of a feature as the model weighs them, instead of taking the largest.
 
         Returns:
-            (N,), one for each entry of `image.roles`, of the same kind as `values`.
+            (N,) or (N, d), one for each entry of `image.roles`, of the same kind as `values`.
         """
 
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
@@ -330,7 +357,9 @@ class Adapter(ABC):
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions[0]
 
-    def _weights_by_image(self, weights: list[Tensor], images: Sequence[ImageInputs]) -> list[Tensor]:
-        """Sort recorded weights by image; here, views of all images were one batch."""
+    def _by_image(self, seen: list[EncoderLayer], images: Sequence[ImageInputs]) -> list[EncoderLayer]:
+        """Sort what was seen of a layer by image; here, views of all images were one batch."""
         views = [image.tensors["pixel_values"].shape[:-3].numel() for image in images]
-        return list(torch.split(torch.cat(weights), views))
+        weights = torch.split(torch.cat([part.weights for part in seen]), views)
+        keys = torch.split(torch.cat([part.keys for part in seen]), views)
+        return [EncoderLayer(*both) for both in zip(weights, keys, strict=True)]

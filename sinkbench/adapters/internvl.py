@@ -72,10 +72,10 @@ class InternVLAdapter(Adapter):
         ).pooler_output
         return [ImageFeatures(part.flatten(0, 1)) for part in features.split([len(tile) for tile in tiles])]
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """Pixel shuffle makes a feature of each block of neighbouring patches; blocks stay in reading order."""
-        views, patches = values.shape
+        views, patches, *rest = values.shape
         side = isqrt(patches)
         merged = round(1 / self.model.config.downsample_ratio)
-        blocks = values.view(views, side // merged, merged, side // merged, merged)
-        return blocks.amax((2, 4)).flatten()
+        blocks = values.reshape(views, side // merged, merged, side // merged, merged, *rest)
+        return (blocks.mean((2, 4)) if mean else blocks.amax((2, 4))).flatten(0, 2)

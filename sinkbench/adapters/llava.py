@@ -1,13 +1,13 @@
 """The LLaVA family: LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision (transformers' `Llava…ForConditionalGeneration`)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.adapters.checks import Options
@@ -29,6 +29,7 @@ class LlavaAdapter(Adapter):
             resizes the shorter side and crops the rest of the longer one away.
     """
 
+    paths: ClassVar[Mapping[str, str]] = {**Adapter.paths, "projector": "model.multi_modal_projector"}
     options: ClassVar[Options] = {"image_padding": ("none", "square")}
 
     def shared_facts(self) -> dict[str, tuple[Any, Any]]:
@@ -41,6 +42,12 @@ class LlavaAdapter(Adapter):
     def class_tokens(self) -> int:
         """CLIP has one, SigLIP none."""
         return int(hasattr(self.vision.embeddings, "class_embedding"))
+
+    @property
+    def projected_layer(self) -> nn.Module | None:
+        """The layer that features are read from; None where they are read from several."""
+        named = self.model.config.vision_feature_layer
+        return self._vision_layers[self._vision_layer] if isinstance(named, int) and named != 0 else None
 
     @property
     def patches_per_side(self) -> int:
@@ -73,10 +80,10 @@ class LlavaAdapter(Adapter):
         features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
         return [ImageFeatures(tokens) for tokens in features]
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """Every patch is a feature; a class token that stays comes first."""
         kept = len(LlavaAdapter.layout_of_size(self, 0, 0)) - values.shape[1]
-        return torch.nn.functional.pad(values[0], (kept, 0))
+        return torch.cat((values.new_zeros(kept, *values.shape[2:]), values[0]))
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -122,18 +129,25 @@ class LlavaNextAdapter(LlavaAdapter):
         """One vision pass over all tiles of all images."""
         return self._encode(images)
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    @property
+    def projected_layer(self) -> nn.Module | None:
+        """None: features of tiles are put together, and separators are among them."""
+        return None
+
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """The base view, then the tiles side by side without their padding, each row followed by a separator."""
+        rest = values.shape[2:]
         height, width = image.tensors["image_sizes"][0].tolist()
         side = self.patches_per_side
         all_rows, all_columns = self._tiled(height, width)
-        tiles = values[1:].view(all_rows // side, all_columns // side, side, side)
-        whole = tiles.transpose(1, 2).reshape(all_rows, all_columns)
+        tiles = values[1:].view(all_rows // side, all_columns // side, side, side, *rest)
+        whole = tiles.transpose(1, 2).reshape(all_rows, all_columns, *rest)
         rows, columns = self._unpadded(height, width, all_rows, all_columns)
         top, left = (all_rows - rows) // 2, (all_columns - columns) // 2
-        kept = largest_read(whole[top : top + rows, left : left + columns], *self._shrunk(rows, columns))
-        base = super().patch_values_to_tokens(values[:1], image)
-        return torch.cat((base, torch.nn.functional.pad(kept, (0, 1)).flatten()))
+        shown, shrunk = whole[top : top + rows, left : left + columns], self._shrunk(rows, columns)
+        kept = mean_read(shown, *shrunk) if mean else largest_read(shown, *shrunk)
+        separated = torch.cat((kept, kept.new_zeros(shrunk[0], 1, *rest)), dim=1)
+        return torch.cat((super().patch_values_to_tokens(values[:1], image), separated.flatten(0, 1)))
 
     def _tiled(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in the grid of tiles of an image of so many pixels."""
@@ -248,15 +262,16 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
             features += self._encode(inputs, batch_num_images=[2 if is_single else 1] * len(inputs))
         return features
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """As for LLaVA-NeXT; one of several images is one view and a separator.
 
         An interpolated feature has the largest value of the at most four cells that it is read from. Cells that the
         interpolation skips are lost, as what they show is to the model.
         """
         if len(values) > 1:
-            return super().patch_values_to_tokens(values, image)
-        return torch.nn.functional.pad(LlavaAdapter.patch_values_to_tokens(self, values, image), (0, 1))
+            return super().patch_values_to_tokens(values, image, mean)
+        base = LlavaAdapter.patch_values_to_tokens(self, values, image)
+        return torch.cat((base, base.new_zeros(1, *base.shape[1:])))
 
     def _shrunk(self, rows: int, columns: int) -> tuple[int, int]:
         """More than `anyres_max_N` views' worth of features are interpolated down to about that many."""
@@ -266,7 +281,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
 
 def largest_read(values: Tensor, rows: int, columns: int) -> Tensor:
-    """Shrink a grid (R, C) to (rows, columns): the largest value that bilinear interpolation reads for each cell.
+    """Shrink a grid (R, C, …) to (rows, columns, …): the largest value that bilinear interpolation reads for each cell.
 
     The interpolation is torch's with corners not aligned: cell i is read at (i + ½)·R/rows − ½, from the cells on
     either side.
@@ -280,6 +295,14 @@ def largest_read(values: Tensor, rows: int, columns: int) -> Tensor:
         low, high = at // (2 * size), -(-at // (2 * size))
         values = torch.maximum(values.index_select(axis, low), values.index_select(axis, high.clamp_max(before - 1)))
     return values
+
+
+def mean_read(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Shrink a grid (R, C, d) to (rows, columns, d) by that bilinear interpolation itself."""
+    if values.shape[:2] == (rows, columns):
+        return values
+    first = values.permute(2, 0, 1)[None]
+    return torch.nn.functional.interpolate(first, (rows, columns), mode="bilinear")[0].permute(1, 2, 0)
 
 
 def pad_to_square(image: "Image", mean: Sequence[float]) -> "Image":

@@ -10,7 +10,7 @@ from torch import Tensor
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.adapters.checks import Options
 from sinkbench.adapters.presets import ModelPreset
-from sinkbench.adapters.vision import block_diagonal
+from sinkbench.adapters.vision import EncoderLayer, block_diagonal
 from sinkbench.engine.context import Role
 from sinkbench.errors import SampleError, UsageError
 from sinkbench.request import ImageRef
@@ -67,9 +67,10 @@ class QwenVLAdapter(Adapter):
         """One vision pass over the packed patches of all images; each attends to its own only."""
         return [ImageFeatures(tokens) for tokens in self._encode(images).pooler_output]
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """The patches of a feature follow one another, features in reading order."""
-        return values.view(-1, self.model.config.vision_config.spatial_merge_size**2).amax(1)
+        blocks = values.reshape(-1, self.model.config.vision_config.spatial_merge_size**2, *values.shape[2:])
+        return blocks.mean(1) if mean else blocks.amax(1)
 
     def positions(self, ids: Tensor, images: Sequence[ImageRef]) -> Tensor:
         """(3, L) temporal, row and column positions: M-RoPE, Qwen2-VL (2409.12191) §2.1.
@@ -114,15 +115,22 @@ class QwenVLAdapter(Adapter):
         grids = torch.cat([image.tensors["image_grid_thw"] for image in images]).to(self.device)
         return self.model.get_image_features(pixel_values=patches, image_grid_thw=grids, return_dict=True)
 
-    def _weights_by_image(self, weights: list[Tensor], images: Sequence[ImageInputs]) -> list[Tensor]:
+    def _by_image(self, seen: list[EncoderLayer], images: Sequence[ImageInputs]) -> list[EncoderLayer]:
         """The encoder attends image by image (or window by window) within one packed sequence."""
         sizes = [len(image.tensors["pixel_values"]) for image in images]
-        packed = block_diagonal([block[0] for block in weights], sizes)
-        return [self._in_patch_order(whole, image)[None] for whole, image in zip(packed, images, strict=True)]
+        weights = block_diagonal([block.weights[0] for block in seen], sizes)
+        keys = torch.split(torch.cat([block.keys[0] for block in seen]), sizes)
+        layers = []
+        for image, own_weights, own_keys in zip(images, weights, keys, strict=True):
+            if (order := self._patch_order(image)) is not None:
+                order = order.to(own_keys.device)
+                own_weights, own_keys = own_weights[:, order][:, :, order], own_keys[order]
+            layers.append(EncoderLayer(own_weights[None], own_keys[None]))
+        return layers
 
-    def _in_patch_order(self, weights: Tensor, image: ImageInputs) -> Tensor:
-        """Weights (H, N, N) of an image, sorted as the processor sorts its patches."""
-        return weights
+    def _patch_order(self, image: ImageInputs) -> Tensor | None:
+        """(N,) where the encoder has each of an image's patches as the processor sorts them; None: in that order."""
+        return None
 
     def _position_ids(self, positions: Tensor) -> Tensor:
         return positions
@@ -134,7 +142,7 @@ class Qwen25VLAdapter(QwenVLAdapter):
     `vision_attention` of such a layer is zero between windows, which is what the layer computes.
     """
 
-    def _in_patch_order(self, weights: Tensor, image: ImageInputs) -> Tensor:
+    def _patch_order(self, image: ImageInputs) -> Tensor | None:
         """The encoder sorts merge blocks by window before its first layer."""
         from transformers.vision_utils import get_vision_window_index
 
@@ -146,9 +154,8 @@ class Qwen25VLAdapter(QwenVLAdapter):
             patch_size=vision.patch_size,
         )
         unit = vision.spatial_merge_size**2
-        patches = (blocks.cpu()[:, None] * unit + torch.arange(unit)).flatten()
-        back = patches.argsort().to(weights.device)
-        return weights[:, back][:, :, back]
+        patches: Tensor = (blocks.cpu()[:, None] * unit + torch.arange(unit)).flatten()
+        return patches.argsort()
 
 
 class Qwen3VLAdapter(QwenVLAdapter):

@@ -78,7 +78,7 @@ class TextAdapter(Adapter):
         """Refuses: there are no images."""
         self._refuse()
 
-    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs) -> Tensor:
+    def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:
         """Refuses: there are no images."""
         self._refuse()
 

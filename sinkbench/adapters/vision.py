@@ -1,4 +1,4 @@
-"""Attention weights of a vision encoder's layers, read through transformers' attention interface.
+"""Attention weights and keys of a vision encoder's layers, read through transformers' attention interface.
 
 The encoder computes with its fused kernel as always; beside it, the weights of the layers that are asked for are
 computed explicitly from the same queries and keys.
@@ -7,6 +7,7 @@ computed explicitly from the same queries and keys.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,29 +17,75 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 NAME = "sinkbench_vision"
 """The recorder's name among transformers' attention implementations."""
 
-_recording: ContextVar[Mapping[nn.Module, list[Tensor]]] = ContextVar("sinkbench_recording")
+
+@dataclass(frozen=True, eq=False)
+class EncoderLayer:
+    """What was seen of a layer: of an image, or of one call of its attention module.
+
+    Attributes:
+        weights: (V, H, N, N) float32 post-softmax weights of V views.
+        keys: (V, N, d) float32, mean over heads, as the layer uses them: projected, and rotated where it has RoPE.
+    """
+
+    weights: Tensor
+    keys: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderPass:
+    """What was seen of the encoder's pass over an image.
+
+    Attributes:
+        layers: The layers that were asked for.
+        states: (N, D) what stands before the projector, class tokens first; None where the features are not these
+            states, each by itself, through the projector.
+    """
+
+    layers: tuple[EncoderLayer, ...]
+    states: Tensor | None
+
+
+_recording: ContextVar[Mapping[nn.Module, list[EncoderLayer]]] = ContextVar("sinkbench_recording")
 
 
 @contextmanager
-def recorded_attention(modules: Sequence[nn.Module]) -> Iterator[Mapping[nn.Module, list[Tensor]]]:
-    """Record the weights of attention modules while the encoder runs; afterwards the encoder is as it was found.
+def recorded_attention(modules: Sequence[nn.Module]) -> Iterator[Mapping[nn.Module, list[EncoderLayer]]]:
+    """Record weights and keys of attention modules while the encoder runs; afterwards the encoder is as it was found.
 
     Args:
         modules: The attention modules of one layer or more of one encoder.
 
     Yields:
-        For each module a list that receives (B, H, N, N) float32 post-softmax weights at each call of it.
+        For each module a list that receives what is seen of it at each call.
     """
     config: Any = modules[0].config
     before = config._attn_implementation
-    weights: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
-    token = _recording.set(weights)
+    seen: dict[nn.Module, list[EncoderLayer]] = {module: [] for module in modules}
+    token = _recording.set(seen)
     config._attn_implementation = NAME
     try:
-        yield weights
+        yield seen
     finally:
         config._attn_implementation = before
         _recording.reset(token)
+
+
+@contextmanager
+def recorded_output(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Record what a module returns at each call of it; of no module, nothing.
+
+    Yields:
+        A list that receives the outputs.
+    """
+    outputs: list[Tensor] = []
+    if module is None:
+        yield outputs
+        return
+    handle = module.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def _recorder(
@@ -50,11 +97,12 @@ def _recorder(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Fused attention of every layer; of the recorded ones the weights are kept as well."""
+    """Fused attention of every layer; of the recorded ones weights and keys are kept as well."""
     if attention_mask is not None:
         raise RuntimeError("the recorder of vision attention knows no masks")
-    if (weights := _recording.get().get(module)) is not None:
-        weights.append((query.float() @ key.float().transpose(-1, -2) * scaling).softmax(-1))
+    if (seen := _recording.get().get(module)) is not None:
+        weights = (query.float() @ key.float().transpose(-1, -2) * scaling).softmax(-1)
+        seen.append(EncoderLayer(weights, key.float().mean(1)))
     output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, scaling=scaling, **kwargs)
     return output, None
 

@@ -62,8 +62,8 @@ class Kept:
         """
         slots = torch.arange(keep.shape[1], device=keep.device)
         last = torch.where(entry.ctx.is_image, slots, -1).amax(1, keepdim=True)
-        within = torch.arange(1, merged.shape[1] + 1, device=keep.device) / (merged.shape[1] + 1)
-        order = torch.cat((torch.where(keep, slots.float(), -1.0), torch.where(present, last + within, -1.0)), dim=1)
+        within = torch.arange(1, merged.shape[1] + 1, device=keep.device).double() / (merged.shape[1] + 1)
+        order = torch.cat((torch.where(keep, slots.double(), -1.0), torch.where(present, last + within, -1.0)), dim=1)
         source, ragged = _right_aligned(order)
         known = torch.cat((slots.expand(len(keep), -1), at), dim=1)
         index = known.gather(1, source.clamp_min(0)).masked_fill(source < 0, -1)

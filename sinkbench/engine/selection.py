@@ -1,12 +1,14 @@
 """Image tokens that a method drops or merges before the language model reads them, so that the prompt is shorter."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
+from sinkbench.adapters.vision import EncoderPass
 from sinkbench.engine.context import Role
 from sinkbench.engine.marks import ImageMarks
 from sinkbench.engine.prompt import Prompt
@@ -23,12 +25,16 @@ class SeenImage:
     Attributes:
         features: (N, d) what the language model would read.
         roles: (N,) uint8, IMAGE, or TEMPLATE for separators; on the CPU.
-        attention: Of each of the method's `vision_layers` (V, H, T, T) float32 post-softmax weights of the image's V
+        attention: Of each of the method's `selects_by` (V, H, T, T) float32 post-softmax weights of the image's V
             views; the T tokens are the class tokens, then the patches.
         class_tokens: 1 or 0.
         inputs: The preprocessed image.
-        patches_to_tokens: From values (V, P) of the patches to (N,) of the features: the largest of a feature's
-            patches, 0 for separators.
+        patches_to_tokens: From values (V, P) or (V, P, d) of the patches to (N,) or (N, d) of the features: the largest
+            of a feature's patches, or with `mean=True` their mean; 0 for separators.
+        keys: Of each of these layers (V, T, d_k) float32, mean over heads.
+        states: (T, D) what stands before the projector, class token included; None where the features are not these
+            states, each by itself, through the projector.
+        project: The projector, from (n, D) to (n, d), where there are `states`.
     """
 
     features: Tensor
@@ -36,7 +42,10 @@ class SeenImage:
     attention: tuple[Tensor, ...]
     class_tokens: int
     inputs: ImageInputs
-    patches_to_tokens: Callable[[Tensor], Tensor]
+    patches_to_tokens: Callable[..., Tensor]
+    keys: tuple[Tensor, ...] = ()
+    states: Tensor | None = None
+    project: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_image(self) -> Tensor:
@@ -46,14 +55,29 @@ class SeenImage:
     def importance(self, attention: Tensor) -> Tensor:
         """How much the encoder attends to each feature, (N,) float32.
 
+        Args:
+            attention: (V, H, T, T), one of `attention`.
+        """
+        return self.patches_to_tokens(self.patch_importance(attention))
+
+    def patch_importance(self, attention: Tensor) -> Tensor:
+        """How much the encoder attends to each patch, (V, P) float32.
+
         The class token's row, mean over heads; without a class token what a patch receives from all rows on average.
 
         Args:
             attention: (V, H, T, T), one of `attention`.
         """
         mean = attention.mean(1)
-        by_patch = mean[:, 0, 1:] if self.class_tokens else mean.mean(1)
-        return self.patches_to_tokens(by_patch)
+        return mean[:, 0, 1:] if self.class_tokens else mean.mean(1)
+
+    def feature_keys(self, keys: Tensor) -> Tensor:
+        """Keys (N, d_k) of the features: the mean of a feature's patches.
+
+        Args:
+            keys: (V, T, d_k), one of `keys`.
+        """
+        return self.patches_to_tokens(keys[:, self.class_tokens :], mean=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +85,10 @@ class Selected:
     """What is left of an image.
 
     Attributes:
-        index: (n,) int64, ascending: the features whose places in the prompt are kept.
-        tokens: (n, d), where what stands there is no longer the feature itself; otherwise None.
+        index: (n,) int64, for each token that is left, in the order in which they are read, a feature of its own: it
+            takes over that one's role, its marks, what deeper layers add to it, and its position where tokens keep
+            theirs (multimodal RoPE).
+        tokens: (n, d), where they are no longer these features themselves; otherwise None.
     """
 
     index: Tensor
@@ -76,7 +102,7 @@ class Selection:
     Attributes:
         features: Encoded images by `ImageRef.key`, the shortened ones in the places of the others.
         marks: What was marked in the images, likewise.
-        kept: (n,) int64 on the CPU: which features are left of each image.
+        kept: (n,) int64 on the CPU: `Selected.index` of each image.
         lengths: How many it had.
     """
 
@@ -113,17 +139,21 @@ class Selection:
         for at in range(0, len(keys), max(step, 1)):
             chunk = keys[at : at + step]
             images = [inputs[key] for key in chunk]
-            seen = adapter.vision_attentions(images, method.selects_by) if method.selects_by else [()] * len(chunk)
+            nothing = [EncoderPass((), None)] * len(chunk)
+            seen = adapter.see_encoder(images, method.selects_by) if method.selects_by else nothing
             shown = [
                 SeenImage(
                     features[key].tokens,
                     image.roles,
-                    tuple(attention),
+                    tuple(layer.weights for layer in encoder.layers),
                     adapter.class_tokens,
                     image,
-                    lambda values, image=image: adapter.patch_values_to_tokens(values, image),  # type: ignore[misc]
+                    partial(adapter.patch_values_to_tokens, image=image),
+                    tuple(layer.keys for layer in encoder.layers),
+                    encoder.states,
+                    adapter.projector,
                 )
-                for key, image, attention in zip(chunk, images, seen, strict=True)
+                for key, image, encoder in zip(chunk, images, seen, strict=True)
             ]
             chosen |= zip(chunk, method.select_tokens(shown), strict=True)
         shorter = {key: _shortened(features[key], one) for key, one in chosen.items()}
@@ -139,13 +169,14 @@ class Selection:
         if not prompt.images:
             return prompt
         places = (prompt.ids == prompt.image_token).nonzero().flatten()
-        kept, start = [], 0
+        keep, order, start = prompt.ids != prompt.image_token, torch.arange(len(prompt)), 0
         for image in prompt.images:
-            kept.append(start + self.kept[image.key])
+            kept = places[start + self.kept[image.key]]
+            keep[kept] = True
+            order[kept.sort().values] = kept
             start += self.lengths[image.key]
-        keep = prompt.ids != prompt.image_token
-        keep[places[torch.cat(kept)]] = True
-        return prompt.keeping(keep)
+        ordered = replace(prompt, roles=prompt.roles[order], positions=prompt.positions[:, order])
+        return ordered.keeping(keep)
 
 
 def _shortened(features: ImageFeatures, selected: Selected) -> ImageFeatures:

@@ -53,6 +53,8 @@ _CLASSES = {
     "vcd": "sinkbench.methods.vcd:Vcd",
     "vhr": "sinkbench.methods.vhr:Vhr",
     "vicrop": "sinkbench.methods.vicrop:Vicrop",
+    "visiondrop": "sinkbench.methods.pruning.visiondrop:VisionDrop",
+    "visionzip": "sinkbench.methods.pruning.visionzip:VisionZip",
     "visual_funnel": "sinkbench.methods.visual_funnel:VisualFunnel",
 }
 

@@ -84,6 +84,7 @@ class ModelInfo:
         sink_dims: Hidden dimensions with massive activations; empty where nobody has measured them.
         sink_tau: φ above which a token is a sink by these; None where nobody has looked.
         vision_class_tokens: Tokens of the vision encoder that stand before the patches: 1 or 0.
+        vision_layer: Layer of the vision encoder whose output the projector reads, as `Intervention.vision_layers`.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ModelInfo:
     sink_dims: tuple[int, ...] = ()
     sink_tau: float | None = None
     vision_class_tokens: int = 0
+    vision_layer: int = -1
 
     def check_layers(self, parameter: str, layers: Iterable[int]) -> None:
         """Check that the model has these layers.

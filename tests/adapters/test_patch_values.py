@@ -12,6 +12,7 @@ from harness import FAMILIES, adapter, image, request
 
 from sinkbench.adapters.base import ImageInputs
 from sinkbench.adapters.llava import largest_read
+from sinkbench.engine.context import Role
 
 SIZES = [(60, 30), (30, 60), (50, 50), (97, 31)]
 
@@ -111,6 +112,27 @@ def test_a_token_has_the_largest_value_of_its_patches(family):
         one[index] = values.flatten()[index]
         alone = torch.maximum(alone, a.patch_values_to_tokens(one.view_as(values), inputs))
     assert torch.equal(a.patch_values_to_tokens(values, inputs), alone)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_a_mean_is_over_the_patches_of_a_token(family, size):
+    """Linear in the patches, with weights that are positive where a patch is shown and add up to one."""
+    a = adapter(family)
+    inputs = a.preprocess(image(5, *size))
+    views, patches = patches_of(a, inputs)
+    one_hot = torch.eye(views * patches).view(views, patches, -1)
+    weights = a.patch_values_to_tokens(one_hot, inputs, mean=True)
+    assert torch.equal(weights > 1e-6, a.patch_values_to_tokens(one_hot, inputs) > 0)
+    is_image = (inputs.roles == Role.IMAGE).float()
+    torch.testing.assert_close(weights.sum(1), is_image)
+    values = torch.randn(views, patches, 3, generator=torch.Generator().manual_seed(0))
+    found = a.patch_values_to_tokens(values, inputs, mean=True)
+    torch.testing.assert_close(found, weights @ values.flatten(0, 1))
+    if "onevision" not in family:
+        shares = weights[weights > 0]
+        torch.testing.assert_close(shares, shares[:1].expand_as(shares))
 
 
 def test_what_bilinear_interpolation_reads():

@@ -104,6 +104,71 @@ def test_several_layers_take_one_pass(family, monkeypatch):
         assert not torch.equal(first, last)
 
 
+def head_mean_keys(a, layer: int, own) -> torch.Tensor:
+    """(V, N, d) keys before RoPE, by the layer's own projection."""
+    module, seen = a._vision_attention[layer], []
+    projection = module.qkv if hasattr(module, "qkv") else module.k_proj
+    hooks = [projection.register_forward_hook(lambda _module, _args, output: seen.append(output))]
+    if isinstance(getattr(module, "k_norm", None), torch.nn.LayerNorm):
+        hooks.append(module.k_norm.register_forward_hook(lambda _module, _args, output: seen.append(output)))
+    a.encode_images([own])
+    for hook in hooks:
+        hook.remove()
+    keys = seen[-1]
+    if hasattr(module, "qkv"):
+        return keys.view(len(keys), 3, module.num_heads, -1)[:, 1].mean(1)[None]
+    return keys.unflatten(-1, (module.num_heads, -1)).mean(2)
+
+
+@batched
+@torch.inference_mode()
+def test_keys_are_means_over_heads(family):
+    a = adapter(family)
+    inputs = inputs_of(a)
+    for layer in (0, -1):
+        for own, seen in zip(inputs, a.see_encoder(inputs, [layer]), strict=True):
+            torch.testing.assert_close(seen.layers[0].keys, head_mean_keys(a, layer, own))
+
+
+@packed
+@torch.inference_mode()
+def test_packed_keys_are_sorted_by_image_and_patch(family):
+    """RoPE turns the keys of all heads alike, so that the mean has the length that it had before."""
+    a = adapter(family)
+    inputs = inputs_of(a)
+    for layer in (0, -1):
+        for own, seen in zip(inputs, a.see_encoder(inputs, [layer]), strict=True):
+            (before,) = head_mean_keys(a, layer, own)
+            if family == "qwen2_5_vl":
+                before = in_patch_order(before, own)
+            torch.testing.assert_close(seen.layers[0].keys.norm(dim=-1), before.norm(dim=-1)[None])
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 1, 2])
+@torch.inference_mode()
+def test_states_through_the_projector_are_the_features(layer):
+    a = adapter("llava")
+    inputs = inputs_of(a)
+    before, a.model.config.vision_feature_layer = a.model.config.vision_feature_layer, layer
+    try:
+        # Hidden states are counted from the first layer's input.
+        assert a.info.vision_layer == (layer if layer < 0 else layer - 1)
+        for seen, encoded in zip(a.see_encoder(inputs, [0]), a.encode_images(inputs), strict=True):
+            torch.testing.assert_close(a.projector(seen.states[a.class_tokens :]), encoded.tokens)
+        a.model.config.vision_feature_layer = [0, layer]
+        assert a.projected_layer is None
+    finally:
+        a.model.config.vision_feature_layer = before
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llava"])
+@torch.inference_mode()
+def test_features_that_are_not_patches_have_no_states(family):
+    a = adapter(family)
+    assert [seen.states for seen in a.see_encoder(inputs_of(a), [-1])] == [None] * len(SIZES)
+    assert a.info.vision_layer == -1
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_refuses_a_layer_that_is_not_there(family):
     a = adapter(family)

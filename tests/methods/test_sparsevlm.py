@@ -410,7 +410,7 @@ def test_other_budgets_scale_the_table_to_a_mean_over_the_layers(keep):
 
 
 def test_bad_values():
-    with pytest.raises(UsageError, match="keep=1.5 is no budget"):
+    with pytest.raises(UsageError, match=r"keep=1\.5 is no budget"):
         SparseVlm(keep=1.5)
     with pytest.raises(UsageError, match="counted out of 576"):
         SparseVlm(table=(600.0,))

@@ -115,7 +115,7 @@ class BareLlama:
         return self.model.lm_head(hidden).float()
 
     def prompts(self) -> list[Prompt]:
-        """The samples without their padding; image embeddings become features."""
+        """The samples without their padding, where there is any; image embeddings become features."""
         v = self.vector
         prompts = []
         shape = v["image_mask"].shape

@@ -43,6 +43,8 @@ def scaled_ratios(
     Raises:
         UsageError: The layers before the first stage alone cost more.
     """
+    if keep >= 1:
+        return (1.0,) * len(ratios)
     spans = [end - start for start, end in zip(layers, (*layers[1:], n_layers), strict=True)]
 
     def mean(factor: float) -> float:
