@@ -129,6 +129,8 @@ class Adapter(ABC):
             sink_tau=self.preset.sink_tau,
             vision_class_tokens=self.class_tokens,
             vision_layer=self._vision_layer,
+            pixel_mean=self._pixel_statistic("image_mean"),
+            pixel_std=self._pixel_statistic("image_std"),
         )
 
     @property
@@ -138,6 +140,12 @@ class Adapter(ABC):
         state = chosen if isinstance(chosen, int) else chosen[-1]
         # Hidden state 0 is what enters the first layer.
         return state if state < 0 else state - 1
+
+    def _pixel_statistic(self, name: str) -> tuple[float, ...]:
+        """What the image processor says of the three colours; empty where it does not normalise."""
+        images = getattr(self.processor, "image_processor", None)
+        values = getattr(images, name, None) if getattr(images, "do_normalize", False) else None
+        return tuple(map(float, values or ()))
 
     @property
     def class_tokens(self) -> int:

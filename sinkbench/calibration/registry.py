@@ -27,6 +27,7 @@ _CLASSES = {
     "act": "sinkbench.calibration.act:FindHeads",
     "iri": "sinkbench.calibration.iri:TraceRates",
     "var": "sinkbench.calibration.var:FindSinks",
+    "vflowopt": "sinkbench.calibration.vflowopt:SearchRates",
 }
 
 _log = logging.getLogger(__name__)

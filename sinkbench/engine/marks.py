@@ -38,7 +38,7 @@ def mark_images(
         images = [inputs[key] for key in chunk]
         seen = adapter.vision_attentions(images, method.vision_layers)
         for key, image, attention in zip(chunk, images, seen, strict=True):
-            by_patch = method.mark_patches(attention, adapter.class_tokens)
+            by_patch = method.mark_image(image, attention, adapter.class_tokens)
             marks[key] = {
                 name: adapter.patch_values_to_tokens(values, image).cpu() for name, values in by_patch.items()
             }

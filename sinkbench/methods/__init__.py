@@ -51,6 +51,7 @@ _CLASSES = {
     "vaf": "sinkbench.methods.vaf:Vaf",
     "var": "sinkbench.methods.var:Var",
     "vcd": "sinkbench.methods.vcd:Vcd",
+    "vflowopt": "sinkbench.methods.pruning.vflowopt:VFlowOpt",
     "vhr": "sinkbench.methods.vhr:Vhr",
     "vicrop": "sinkbench.methods.vicrop:Vicrop",
     "visiondrop": "sinkbench.methods.pruning.visiondrop:VisionDrop",

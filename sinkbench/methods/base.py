@@ -17,6 +17,7 @@ from sinkbench.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sinkbench.adapters.base import ImageInputs
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.pruning import Entry, Kept
     from sinkbench.engine.selection import SeenImage, Selected
@@ -85,6 +86,8 @@ class ModelInfo:
         sink_tau: φ above which a token is a sink by these; None where nobody has looked.
         vision_class_tokens: Tokens of the vision encoder that stand before the patches: 1 or 0.
         vision_layer: Layer of the vision encoder whose output the projector reads, as `Intervention.vision_layers`.
+        pixel_mean: What the processor takes from each colour of a pixel, 0 to 1; empty where it does not say.
+        pixel_std: By what it divides the rest; likewise.
     """
 
     name: str
@@ -96,6 +99,8 @@ class ModelInfo:
     sink_tau: float | None = None
     vision_class_tokens: int = 0
     vision_layer: int = -1
+    pixel_mean: tuple[float, ...] = ()
+    pixel_std: tuple[float, ...] = ()
 
     def check_layers(self, parameter: str, layers: Iterable[int]) -> None:
         """Check that the model has these layers.
@@ -227,6 +232,10 @@ class Intervention:
             class_tokens: 1 or 0.
         """
         raise NotImplementedError(f"{type(self).__name__} looks at the vision encoder but has no mark_patches")
+
+    def mark_image(self, image: "ImageInputs", attention: Sequence[Tensor], class_tokens: int) -> dict[str, Tensor]:
+        """The same given the preprocessed image too, for marks that depend on its pixels. By default `mark_patches`."""
+        return self.mark_patches(attention, class_tokens)
 
     def rows(self, layer: int, ctx: Context) -> slice | None:
         """Query rows whose exact weights the method edits or reads in this layer and pass (None: none)."""

@@ -14,6 +14,7 @@ from sinkbench.methods.pruning.budget import PruningIntervention
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sinkbench.adapters.base import ImageInputs
     from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.pruning import Entry, Kept
     from sinkbench.engine.selection import SeenImage, Selected
@@ -172,15 +173,14 @@ class ComposedIntervention(Intervention):
             mask = part.edit_mask(layer, mask, ctx)
         return mask
 
-    def mark_patches(self, attention: Sequence[Tensor], class_tokens: int) -> dict[str, Tensor]:
+    def mark_image(self, image: "ImageInputs", attention: Sequence[Tensor], class_tokens: int) -> dict[str, Tensor]:
         """The marks of every part that looks at the vision encoder, each shown the layers that it asked for."""
         seen = dict(zip(self.vision_layers, attention, strict=True))
         looking = [part for part in self.parts if part.vision_layers]
-        return {
-            name: values
-            for part in looking
-            for name, values in part.mark_patches([seen[layer] for layer in part.vision_layers], class_tokens).items()
-        }
+        marks: dict[str, Tensor] = {}
+        for part in looking:
+            marks |= part.mark_image(image, [seen[layer] for layer in part.vision_layers], class_tokens)
+        return marks
 
     def select_tokens(self, images: "Sequence[SeenImage]") -> "list[Selected]":
         """By the one part that does."""
