@@ -310,9 +310,9 @@ def test_parameters_that_mean_nothing_are_refused(params, says):
 
 def test_without_rates_the_message_says_how_to_find_them():
     with pytest.raises(UsageError, match="at which rates to prune m") as refused:
-        VFlowOpt(keep=0.1).bind(info())
+        VFlowOpt().bind(info())
     assert "sinkbench calibrate vflowopt --model m" in refused.value.hint
-    assert "vflowopt.keep=0.1" in refused.value.hint
+    assert "vflowopt.keep=0.25" in refused.value.hint
     assert "profile" in refused.value.hint
 
 

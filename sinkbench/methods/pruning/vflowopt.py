@@ -44,8 +44,8 @@ class VFlowOpt(Method):
 
     Attributes:
         keep: Mean share of the image tokens over all layers; `r3` is then what leads there. 0 takes `r3` as it is.
-        r1: Share that the first stage leaves, about: what is recycled makes it a little more or less. 0: not known; with a
-            `keep`, the first stage then leaves 1.2 times that, the second all of it, and the third the rest [ours].
+        r1: Share that the first stage leaves, about: what is recycled makes it a little more or less. 0: not known;
+            with a `keep`, the first stage then leaves 1.2 times that, the second all, and the third the rest [ours].
         r2: Share of these that the second stage leaves.
         r3: Share of these that the third stage leaves.
         t: Rows of the encoder's attention count whose patches receive more than t times the mean; where none does, all
@@ -111,8 +111,8 @@ class VFlowOpt(Method):
             raise UsageError(
                 f"vflowopt needs to know at which rates to prune {model.name}",
                 f"Find them with `sinkbench calibrate vflowopt --model {model.name} --task scenes_pope --set "
-                f"vflowopt.keep=0.25`, give --set vflowopt.keep=0.25 alone, or take those of LLaVA-OneVision-7B with --set "
-                "vflowopt.profile=keep-50, keep-25 or keep-10.",
+                "vflowopt.keep=0.25`, give --set vflowopt.keep=0.25 alone, or take those of LLaVA-OneVision-7B with "
+                "--set vflowopt.profile=keep-50, keep-25 or keep-10.",
             )
         layers = stage_layers(self.layers, model)
         r3 = last_rate(self.keep, self.r1, self.r2, layers, model.n_layers) if self.keep else self.r3
