@@ -261,11 +261,11 @@ def _owners(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _methods(value: Any) -> list[str]:
-    """The methods named, with every method there is in the place of "all"."""
-    from sinkbench.methods import method_names
+    """The methods named, with every method that can run by itself in the place of "all"."""
+    from sinkbench.methods import runnable_names
 
     named = _several(value)
-    every = [name for name in method_names() if name not in named]
+    every = [name for name in runnable_names() if name not in named]
     return [name for given in named for name in (every if given == "all" else [given])]
 
 

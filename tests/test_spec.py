@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from sinkbench.errors import UsageError
-from sinkbench.methods import method_names
+from sinkbench.methods import method_names, runnable_names
 from sinkbench.request import Generation
 from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id, with_flags
 
@@ -28,7 +28,9 @@ def test_expand_takes_several_models_and_all_methods(tmp_path):
     assert [spec.model for spec in expand(settings(model=str(folder)))] == [str(folder)]
     named = [spec.method for spec in expand(settings(method="var+pai,greedy,all"))]
     assert named[:2] == ["var+pai", "greedy"]
-    assert sorted(named[1:]) == method_names()
+    assert sorted(named[1:]) == runnable_names()
+    # A part of compositions, and one that reads a file.
+    assert {*method_names()} - {*runnable_names()} == {"debias", "dyvte"}
 
 
 def test_expand_makes_every_combination_task_by_task():

@@ -7,7 +7,7 @@ from sinkbench.adapters.presets import resolve_model
 from sinkbench.bench.shapes import resolve_shape
 from sinkbench.bench.workloads import BatchSize
 from sinkbench.errors import UsageError, unknown_name
-from sinkbench.methods import method_names
+from sinkbench.methods import method_names, runnable_names
 
 ANSWERED = ("pope", "caption", "mixed")
 WORKLOADS = (*ANSWERED, "inspect")
@@ -17,8 +17,8 @@ ATTENTION_ONLY = "pai-attention"
 
 
 def variant_names() -> list[str]:
-    """What --method takes, compositions with "+" apart."""
-    return sorted([*method_names(), ATTENTION_ONLY])
+    """What is measured unless --method says otherwise."""
+    return sorted([*runnable_names(), ATTENTION_ONLY])
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         model: Shape, preset or folder.
         weights: "random", or "real" for the published ones.
-        methods: Some of `variant_names`, or `a+b`; greedy comes before them, because all are compared with it.
+        methods: Methods, `ATTENTION_ONLY`, or `a+b`; greedy comes before them, because all are compared with it.
         workloads: Some of `WORKLOADS`; "inspect" measures what the diagnostics cost, not a method.
         batch_size: Most samples in a batch where questions share images, or "auto".
         caption_batches: Batch sizes of the caption workload, each with as many images.
@@ -104,10 +104,11 @@ class Settings:
         for name in self.workloads:
             if name not in WORKLOADS:
                 raise unknown_name("workload", name, WORKLOADS)
+        known = [*method_names(), ATTENTION_ONLY]
         for method in self.methods:
             for part in method.split("+"):
-                if part not in variant_names():
-                    raise unknown_name("method", part, variant_names())
+                if part not in known:
+                    raise unknown_name("method", part, known)
         if self.weights not in ("random", "real"):
             raise UsageError(f"--weights {self.weights}: no such weights", "Give random or real.")
         for keep in self.prune:

@@ -44,7 +44,9 @@ def variant(name: str, model: ModelInfo, made_up: Parameters) -> Method:
         "damo": {"tau": 1.0},
         "sparc": {"tau": 0.0},
         "act": {"all_heads": True},
+        "vflowopt": {"keep": 0.25},
         "iri": {"rates_attn": rising, "rates_mlp": rising},
+        "debias": {"trend": [1.0]},
     }
     params: dict[str, Any] = {}
     for part in name.split("+"):

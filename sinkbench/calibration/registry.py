@@ -25,6 +25,7 @@ GROUP = "sinkbench.calibrators"
 
 _CLASSES = {
     "act": "sinkbench.calibration.act:FindHeads",
+    "debias": "sinkbench.calibration.debias:FindTrend",
     "iri": "sinkbench.calibration.iri:TraceRates",
     "var": "sinkbench.calibration.var:FindSinks",
     "vflowopt": "sinkbench.calibration.vflowopt:SearchRates",

@@ -157,6 +157,7 @@ def _show(outcome: "Outcome", model: str, task: str | None, output: Path | None)
     from rich.table import Table
 
     from sinkbench.cli.console import output_console
+    from sinkbench.methods import method_class
 
     console, calibration = output_console(), outcome.calibration
     if outcome.table:
@@ -170,7 +171,10 @@ def _show(outcome: "Outcome", model: str, task: str | None, output: Path | None)
         console.print(table)
     lines = [f"{name}: {value}" for name, value in calibration.params.items()]
     lines.append(f"Written to {outcome.file}" + (f", drawn in {outcome.picture.name}." if outcome.picture else "."))
-    command = ["sinkbench", "eval", "--model", model, "--method", calibration.method, "--task", task or "scenes_pope"]
+    method = calibration.method
+    if method_class(method).weighs:
+        method = f"{calibration.params['host']}+{method}"
+    command = ["sinkbench", "eval", "--model", model, "--method", method, "--task", task or "scenes_pope"]
     if output is not None:
         command += ["--set", f"{calibration.method}.calibration={output}"]
     lines.append(f"Next: {shlex.join(command)}")

@@ -8,6 +8,7 @@ from typing import Any
 from sinkbench.engine.batching import Budget
 from sinkbench.engine.context import Stage
 from sinkbench.engine.flops import LayerShape
+from sinkbench.errors import UsageError
 from sinkbench.methods.base import Intervention, Method, ModelInfo
 from sinkbench.request import Generation, Response
 
@@ -132,8 +133,13 @@ class Lane:
             budget: What a batch of plain samples may take.
 
         Raises:
-            UsageError: The model lacks something that the method needs.
+            UsageError: The model lacks something that the method needs, or it is nothing by itself.
         """
+        if method.weighs:
+            raise UsageError(
+                f"{method.name} weighs the scores of a method that ranks image tokens, and does nothing by itself",
+                f"Compose it: --method fastv+{method.name}.",
+            )
         edits = bool(method.edits & (Stage.VISION | Stage.PREFIX))
         reads = bool(method.observes & Stage.PREFIX)
         searched = method.generation(Generation()).rows

@@ -102,7 +102,7 @@ def _observe_batch(
     features = encode_images(adapter, ready.prompts, ready.inputs, pass_tokens)
     marks = {_NAME: mark_images(adapter, probe, ready.prompts, ready.inputs)}
     ends = () if ready.prompts[0].request.generation.ignore_eos else adapter.eos
-    whole = share and _share_nothing(ready.prompts)
+    whole = probe.whole_prompt or (share and _share_nothing(ready.prompts))
     step = max(1, pass_tokens // max(map(len, ready.prompts))) if whole else len(ready.prompts)
     for start in range(0, len(ready.prompts), step):
         prompts = ready.prompts[start : start + step]

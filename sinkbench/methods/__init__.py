@@ -22,9 +22,11 @@ _CLASSES = {
     "beam": "sinkbench.methods.beam:Beam",
     "carve": "sinkbench.methods.carve:Carve",
     "damo": "sinkbench.methods.damo:Damo",
+    "debias": "sinkbench.methods.pruning.debias:Debias",
     "divprune": "sinkbench.methods.pruning.divprune:DivPrune",
     "dola": "sinkbench.methods.dola:Dola",
     "dual_stream": "sinkbench.methods.dual_stream:DualStream",
+    "dyvte": "sinkbench.methods.pruning.dyvte:DyVte",
     "fastervlm": "sinkbench.methods.pruning.fastervlm:FasterVlm",
     "fastv": "sinkbench.methods.pruning.fastv:FastV",
     "gift": "sinkbench.methods.gift:Gift",
@@ -46,6 +48,7 @@ _CLASSES = {
     "sample": "sinkbench.methods.sample:Sample",
     "sparc": "sinkbench.methods.sparc:Sparc",
     "sparsevlm": "sinkbench.methods.pruning.sparsevlm:SparseVlm",
+    "tokencarve": "sinkbench.methods.pruning.tokencarve:TokenCarve",
     "topk_heads": "sinkbench.methods.topk_heads:TopkHeads",
     "uniform": "sinkbench.methods.pruning.controls:Uniform",
     "vaf": "sinkbench.methods.vaf:Vaf",
@@ -56,8 +59,13 @@ _CLASSES = {
     "vicrop": "sinkbench.methods.vicrop:Vicrop",
     "visiondrop": "sinkbench.methods.pruning.visiondrop:VisionDrop",
     "visionzip": "sinkbench.methods.pruning.visionzip:VisionZip",
+    "visual_exit": "sinkbench.methods.pruning.visual_exit:VisualExit",
     "visual_funnel": "sinkbench.methods.visual_funnel:VisualFunnel",
 }
+
+
+_NEED_MORE = ("debias", "dyvte")
+"""Methods that take more than their name: one is a part of compositions, one reads a file of the user's."""
 
 
 def builtin_names() -> list[str]:
@@ -68,6 +76,11 @@ def builtin_names() -> list[str]:
 def method_names() -> list[str]:
     """Every method's name, those of plug-ins included."""
     return sorted([*_CLASSES, *_plugins()])
+
+
+def runnable_names() -> list[str]:
+    """Every method that its name alone can run, once it is calibrated where it needs that."""
+    return [name for name in method_names() if name not in _NEED_MORE]
 
 
 def method_class(name: str) -> "type[Method]":

@@ -297,7 +297,10 @@ class Intervention:
         raise NotImplementedError(f"{type(self).__name__} prunes but has no keep_tokens")
 
     def weigh_tokens(self, scores: Tensor, ctx: Context) -> Tensor:
-        """What a method that prunes ranks image tokens by, given its own scores (B, K) float32, for a composition."""
+        """What a method that prunes ranks image tokens by, given its own scores (B, K) float32, for a composition.
+
+        −inf for those of which none may be kept as long as there are others.
+        """
         return scores
 
     def observe_hidden(self, layer: int, hidden: Tensor, ctx: Context) -> None:
@@ -415,6 +418,13 @@ class Method:
             UsageError: The method cannot answer under such settings.
         """
         return generation
+
+    def check_beside(self, others: "Sequence[Method]") -> None:
+        """Refuse the other parts of a composition if the method cannot work beside them.
+
+        Raises:
+            UsageError: It cannot.
+        """
 
     @property
     def contrasts(self) -> bool:

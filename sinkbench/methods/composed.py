@@ -86,6 +86,8 @@ class Composed(Method):
                 f"{self.name}: {pruning} drops tokens between layers, and {lost[0]} counts on where they stood",
                 "Compose it with sample or beam, or take a method that drops tokens before the language model.",
             )
+        for part in self.parts:
+            part.check_beside([other for other in self.parts if other is not part])
 
     def generation(self, generation: "Generation") -> "Generation":
         """What the parts make of the settings in order."""

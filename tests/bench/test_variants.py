@@ -27,3 +27,7 @@ def test_pai_can_be_measured_without_its_second_branch(tiny):
     assert not variant("pai-attention", tiny.info, {}).contrasts
     both = variant("var+pai-attention", tiny.info, {"var": {"tau": 2.0, "sink_dims": [1]}}).params()
     assert (both["pai.gamma"], both["var.tau"]) == (1.0, 2.0)
+
+
+def test_a_part_of_compositions_is_measured_in_one(tiny):
+    assert variant("fastv+debias", tiny.info, {}).params()["debias.trend"] == (1.0,)

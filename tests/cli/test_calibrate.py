@@ -34,7 +34,7 @@ def test_rates_are_found_shown_and_used(sinkbench, model, tmp_path):
 def test_mistakes_are_usage_errors_that_say_what_to_type(sinkbench):
     for arguments, words in (
         (("gredy", "--model", "tiny-llava"), "Did you mean greedy"),
-        (("pai", "--model", "tiny-llava"), "Those that do: act, iri, var"),
+        (("pai", "--model", "tiny-llava"), "Those that do: act, debias, iri, var"),
         (("iri",), "Add --model NAME"),
         (("iri", "--model", "tiny-llava"), "Add --task NAME"),
     ):

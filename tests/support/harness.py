@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import random_models
 import torch
+from gates import gates_file
 from PIL import Image
 
 from sinkbench.adapters import load_adapter, resolve_model
@@ -84,6 +85,18 @@ ACTIVE: dict[str, dict[str, object]] = {
     "visiondrop-schedule": {"visiondrop.schedule": [5, 2, 3, 1, 2, 0], "visiondrop.layers": [2, 3]},
     "visionzip": {"visionzip.keep": 0.5, "visionzip.contextual": 0.3},
     "visionzip+pai": {"visionzip.keep": 5, "visionzip.contextual": 0.4, "pai.gamma": 1.5},
+    "fastv+debias": {"fastv.keep": 0.4, "debias.trend": [8.0]},
+    "pyramiddrop+debias": {
+        "pyramiddrop.ratios": [0.6, 0.3],
+        "pyramiddrop.layers": [1, 3],
+        "debias.form": "cubic",
+        "debias.trend": [-0.5, -1.0, 0.9],
+    },
+    "dyvte": {"dyvte.gates": gates_file(random_models.LAYERS, random_models.HIDDEN, by=3)},
+    "tokencarve": {"tokencarve.keep": 0.5},
+    "tokencarve+debias": {"tokencarve.keep": 4, "tokencarve.reindex": False, "debias.trend": [3.0]},
+    "visual_exit": {},
+    "visual_exit-first": {"visual_exit.layer": 1},
     "gift": {"gift.saliency_layers": [2], "gift.enhance_layers": [1, 3, 4], "gift.beta": 1.2},
     "gift+pai": {"pai.gamma": 1.5, "pai.first_token": "always"},
     "m3id": {"m3id.decay": 0.5, "m3id.certain": 1.0},
@@ -144,6 +157,10 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "sparsevlm-plus": {"sparsevlm.version": 2, "sparsevlm.table": [576, 576, 576]},
     "visiondrop": {"visiondrop.keep": 1.0},
     "visionzip": {"visionzip.keep": 1.0},
+    "fastv+debias": {"fastv.keep": 1.0, "debias.trend": [0.0]},
+    "dyvte": {"dyvte.gates": gates_file(random_models.LAYERS, random_models.HIDDEN, fires=False)},
+    "tokencarve": {"tokencarve.keep": 1.0},
+    "visual_exit": {"visual_exit.layer": random_models.LAYERS},
     "gift": {"gift.alpha": 0.0},
     "pai": {"pai.alpha": 0.0, "pai.gamma": 1.0},
     "image_scale": {"image_scale.factor": 1.0},

@@ -67,14 +67,15 @@ def top_tokens(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The tokens with the highest scores; of equal ones the earlier.
 
     Args:
-        scores: (B, Q) float32.
+        scores: (B, Q) float32; of −inf only if there are too few others.
         among: (B, Q) bool, the tokens to choose from.
         count: (B,) how many of them.
 
     Returns:
         (B, Q) bool.
     """
-    order = scores.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    lowest = torch.finfo(scores.dtype).min
+    order = scores.clamp_min(lowest).masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
@@ -97,7 +98,10 @@ class PruningIntervention(Intervention):
         self.prunes_at = layers
 
     def weighed(self, scores: Tensor, ctx: Context) -> Tensor:
-        """The scores (B, Q) of a pass that has all its tokens, as another part of a composition weighs them."""
+        """The scores (B, Q) of a pass that has all its tokens, as another part of a composition weighs them.
+
+        −inf for padding of the image, which is kept only if there is too little else.
+        """
         return scores if self.weighing is None else self.weighing.weigh_tokens(scores, ctx)
 
 

@@ -71,9 +71,12 @@ class FastVIntervention(PruningIntervention):
             ctx.scratch[SCORE] = view.rows(ctx.last_row).mean(1)[:, 0]
 
     def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
-        """All but the image tokens of low rank (step 3); positions stay (step 4)."""
+        """All but the image tokens of low rank (step 3); positions stay (step 4).
+
+        Padding that another part of a composition tells of is never kept, as in Attention Debiasing's patch of FastV.
+        """
         from sinkbench.engine.pruning import Kept
 
-        image = ctx.is_image
+        image, scores = ctx.is_image, self.weighed(ctx.scratch[SCORE], ctx)
         count = kept_count(self.method.keep, image.sum(1))
-        return Kept.of((ctx.is_valid & ~image) | top_tokens(self.weighed(ctx.scratch[SCORE], ctx), image, count))
+        return Kept.of((ctx.is_valid & ~image) | top_tokens(scores, image & ~scores.isneginf(), count))
