@@ -197,11 +197,16 @@ EVERYWHERE = ("carve", "greedy", "gift", "pai", "var+vhr", "var+vcd", "iri+pai")
 
 
 def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of a model and a method for the matrix; with SINKBENCH_ALL_FAMILIES=1 every pair there is."""
+    """Pairs of a model and a method for the matrix; with SINKBENCH_ALL_FAMILIES=1 every pair there is.
+
+    Otherwise a method runs on one model of each family. Its variants and compositions take turns: one model each.
+    """
     full = bool(os.environ.get("SINKBENCH_ALL_FAMILIES"))
-    return [
-        (family, name) for family in FAMILIES for name in names if full or family in CORE_FAMILIES or name in EVERYWHERE
-    ]
+    found = []
+    for number, name in enumerate(names):
+        turn = {CORE_FAMILIES[number % len(CORE_FAMILIES)]} if {"-", "+"} & {*name} else {*CORE_FAMILIES}
+        found += [(family, name) for family in FAMILIES if full or family in turn or name in EVERYWHERE]
+    return found
 
 
 def method(name: str, table: dict[str, dict[str, object]] = ACTIVE | REFOCUSING) -> Method:
