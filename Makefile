@@ -80,12 +80,15 @@ PRUNE = $(SINKBENCH) eval --config configs/papers/pruning_llava15.yaml --output 
 reproduce-pruning: install
 ifeq ($(SCALE),full)
 	for keep in 192 128 64; do \
-	  $(PRUNE) --set fastv.profile=$$keep --set pyramiddrop.profile=$$keep || exit 1; \
+	  $(PRUNE) --set fastv.profile=$$keep --set pyramiddrop.profile=$$keep --set sparsevlm.profile=v1-$$keep \
+	    --set visiondrop.profile=$$keep --set visionzip.profile=$$keep || exit 1; \
 	done
 else
 	for keep in 0.33333333 0.22222222 0.11111111; do \
+	  mean=$$( [ $$keep = 0.11111111 ] && echo 0.15 || echo $$keep ); \
 	  $(PRUNE) --model tiny-llava --task scenes_pope --limit 1800 --set fastv.keep=$$keep \
-	    --set pyramiddrop.layers=[1,3,5] --set pyramiddrop.ratios=[0.32,0.16,0.08] --set pyramiddrop.keep=$$keep || exit 1; \
+	    --set sparsevlm.layers=[0,1,3] --set sparsevlm.keep=$$mean \
+	    --set visiondrop.keep=$$keep --set visionzip.keep=$$keep --set pyramiddrop.layers=[1,3,5] --set pyramiddrop.ratios=[0.32,0.16,0.08] --set pyramiddrop.keep=$$mean || exit 1; \
 	done
 endif
 	$(SINKBENCH) leaderboard $(PRUNING) --claims configs/papers/pruning_llava15.yaml --retained --pareto macs \
