@@ -60,7 +60,7 @@ def leaderboard(
     board = boards.build(folder, baseline=baseline, tasks=tasks)
     if not cost:
         for row in board["rows"]:
-            row["cost"] = dict.fromkeys(row["cost"])
+            row["cost"] |= {"answers_per_s": None, "relative_time": None}
     console = output_console()
     for rendered in table.rich_tables(board):
         console.print(rendered)
@@ -126,14 +126,11 @@ def _claimed(board: dict[str, Any], file: Path) -> list[tuple[str, ...]]:
 
 def _retained(board: dict[str, Any]) -> list[tuple[str, ...]]:
     from sinkbench.leaderboard.retained import retained
-    from sinkbench.leaderboard.table import label
 
-    named = {(row["model"], row["method"], repr(row["params"])): label(row, board["rows"]) for row in board["rows"]}
-    lines: list[tuple[str, ...]] = []
-    for entry in retained(board):
-        name = named[entry["model"], entry["method"], repr(entry["params"])].partition(" :")[0]
-        lines.append((entry["model"], name, f"{entry['percent']:.1f}", ", ".join(entry["tasks"])))
-    return lines
+    return [
+        (entry["model"], entry["label"], f"{entry['percent']:.1f}", ", ".join(entry["tasks"]))
+        for entry in retained(board)
+    ]
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":

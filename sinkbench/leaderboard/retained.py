@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from sinkbench.leaderboard.table import headline
+from sinkbench.leaderboard.table import headline, name
 
 
 def retained(board: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -19,7 +19,8 @@ def retained(board: Mapping[str, Any]) -> list[dict[str, Any]]:
         board: See schemas/board.schema.json.
 
     Returns:
-        For each model, method and parameters: "model", "method", "params", "percent", "tasks".
+        For each model, method and parameters: "model", "method", "params", "label" (how tables name it), "percent",
+        "tasks".
     """
     baseline = {
         (row["model"], row["conditions"]): headline(row)["value"]
@@ -27,16 +28,19 @@ def retained(board: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row["method"] == board["baseline"]
     }
     shares: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    labels: dict[tuple[str, str, str], str] = {}
     for row in board["rows"]:
         whole, metric = baseline.get((row["model"], row["conditions"])), headline(row)
         if whole and metric["value"] is not None and metric["direction"] == "higher":
             key = (row["model"], row["method"], json.dumps(row["params"], sort_keys=True))
             shares[key][row["task"]] = metric["value"] / whole
+            labels[key] = name(row, board["rows"])
     return [
         {
             "model": model,
             "method": method,
             "params": json.loads(params),
+            "label": labels[model, method, params],
             "percent": 100 * sum(by_task.values()) / len(by_task),
             "tasks": sorted(by_task),
         }

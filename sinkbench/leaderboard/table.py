@@ -93,13 +93,18 @@ def headline(row: Row) -> Mapping[str, Any]:
 
 
 def label(row: Row, rows: Iterable[Row]) -> str:
-    """The method, with the parameters in which it differs from its namesakes on the board, and the legend's marks."""
+    """The method as `name` has it, and the legend's marks."""
+    limit = f":{row['limit']}" if row["limit"] else ""
+    marks = ("*" if row["dirty"] else "") + ("!" if row["n_failed"] else "") + limit
+    return f"{name(row, rows)}{f' {marks}' if marks else ''}"
+
+
+def name(row: Row, rows: Iterable[Row]) -> str:
+    """The method, with the parameters in which it differs from its namesakes on the board."""
     twins = [other for other in rows if (other["model"], other["method"]) == (row["model"], row["method"])]
     differing = [key for key in row["params"] if any(other["params"].get(key) != row["params"][key] for other in twins)]
     shown = ", ".join(f"{key}={row['params'][key]}" for key in differing)
-    limit = f":{row['limit']}" if row["limit"] else ""
-    marks = ("*" if row["dirty"] else "") + ("!" if row["n_failed"] else "") + limit
-    return f"{row['method']}{f' ({shown})' if shown else ''}{f' {marks}' if marks else ''}"
+    return f"{row['method']}{f' ({shown})' if shown else ''}"
 
 
 def number(value: float | None) -> str:

@@ -219,3 +219,23 @@ def test_console_tables_fit_eighty_columns(runs):
     text = console.export_text()
     assert "…" not in text
     assert "0.900" in text
+
+
+def test_the_command_shows_fronts_and_what_is_retained(runs, tmp_path):
+    from typer.testing import CliRunner
+
+    from sinkbench.cli.app import app
+
+    greedy, var, _ = runs("greedy", "var", "pai")
+    edit(greedy, efficiency={"answers_per_s": 100.0, "prefill_macs": 5e9})
+    # Parameters in run.json are in no order.
+    edit(var, efficiency={"answers_per_s": 50.0, "prefill_macs": 2e9}, method={"params": {"tau": 1, "alpha": 2}})
+    picture = tmp_path / "pareto.png"
+    flags = ["--retained", "--no-cost", "--pareto", "macs", "--picture", str(picture)]
+    shown = CliRunner().invoke(app, ["leaderboard", str(runs.folder), *flags], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    assert "Retained of greedy's scores" in shown.output
+    assert "100.0" in shown.output
+    assert "Not beaten in score and macs" in shown.output
+    assert "2e+09" in shown.output, "--no-cost leaves out times only"
+    assert picture.stat().st_size > 1000

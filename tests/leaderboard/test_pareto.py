@@ -85,6 +85,7 @@ def test_retained_performance_is_the_mean_of_ratios():
     assert found["greedy", None]["percent"] == 100
     assert found["x", 0.5]["percent"] == pytest.approx(100 * (0.75 + 1.0) / 2)
     assert found["x", 0.5]["tasks"] == ["mcq", "pope"]
+    assert (found["x", 0.5]["label"], found["greedy", None]["label"]) == ("x (keep=0.5)", "greedy")
     assert found["x", 0.1]["percent"] == pytest.approx(50)
     assert {entry["model"] for entry in retained(shown)} == {"m"}, "without the whole model's score there is no ratio"
 
