@@ -1,6 +1,7 @@
 """Score against cost: which runs of a board no other run beats in both, and a picture of them."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def draw(board: Mapping[str, Any], cost: str, path: Path) -> None:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from PIL import Image
 
     panels: list[list[Row]] = []
     for _, same in groupby(board["rows"], key=lambda row: (row["task"], row["model"], row["conditions"])):
@@ -84,8 +86,10 @@ def draw(board: Mapping[str, Any], cost: str, path: Path) -> None:
             panel.set_axis_off()
         handles = [matplotlib.lines.Line2D([], [], marker="o", ls="", color=colours[name]) for name in methods]
         figure.legend(handles, methods, loc="outside lower center", ncols=min(len(methods), 4 * columns), frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        drawn = BytesIO()
+        figure.savefig(drawn, dpi=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
 
 
 def _panel(axes: Any, rows: Sequence[Row], cost: str, colours: Mapping[str, Any]) -> None:
