@@ -1,5 +1,7 @@
 """How many image tokens a method keeps, and which: what all pruning methods have in common."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ def kept_count(keep: float, n: Tensor) -> Tensor:
     return torch.round(n * keep).to(torch.int64).clamp_min(1).minimum(n)
 
 
+@lru_cache(1024)
 def scaled_ratios(
     name: str, keep: float, layers: tuple[int, ...], ratios: tuple[float, ...], n_layers: int
 ) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method, ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention
+from sinkbench.methods.pruning.stages import after_images
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
@@ -124,8 +125,7 @@ class DyVteIntervention(PruningIntervention):
 
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
         """What stands behind the last image; text between images does not count [ours]."""
-        places = torch.arange(len(prompt))
-        return {BEHIND: places >= prompt.prefix_length if prompt.images else torch.zeros(len(prompt), dtype=torch.bool)}
+        return {BEHIND: after_images(prompt)}
 
     def logits(self, layer: int, x: Tensor) -> Tensor:
         """(B, 2) of a layer's gate for its inputs (B, 2 d), in their type (step 1); it fires if [:, 1] is larger."""

@@ -9,6 +9,7 @@ from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method, ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, originally, scaled_ratios, top_tokens
+from sinkbench.methods.pruning.stages import even_layers
 
 if TYPE_CHECKING:
     from sinkbench.engine.pruning import Entry, Kept
@@ -60,7 +61,7 @@ class PyramidDrop(Method):
     def bind(self, model: ModelInfo) -> "PyramidDropIntervention":
         """Resolve layers and ratios."""
         stages = len(self.ratios)
-        layers = self.layers or tuple(model.n_layers * (stage + 1) // (stages + 1) for stage in range(stages))
+        layers = self.layers or even_layers(stages, model.n_layers)
         model.check_layers("pyramiddrop.layers", layers)
         if len(layers) != stages or sorted({*layers}) != [*layers]:
             raise UsageError(

@@ -27,6 +27,11 @@ def scaled_layers(published: tuple[int, ...], n_layers: int, lowest: int = 0) ->
     return tuple(layers)
 
 
+def even_layers(stages: int, n_layers: int) -> tuple[int, ...]:
+    """Where so many stages are that cut the layers into equal stretches: 8, 16 and 24 of 32."""
+    return tuple(n_layers * (stage + 1) // (stages + 1) for stage in range(stages))
+
+
 def after_images(prompt: "Prompt") -> Tensor:
     """(L,) bool: tokens behind the last image, its separators included with it; none where there is no image.
 

@@ -13,6 +13,7 @@ from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method, ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, top_tokens
 from sinkbench.methods.pruning.merging import merge_tokens
+from sinkbench.methods.pruning.stages import even_layers
 from sinkbench.methods.pruning.visionzip import VisionZipIntervention, check_contextual, contextual_count
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class VisionDrop(Method):
     def bind(self, model: ModelInfo) -> "VisionDropIntervention":
         """Resolve the layers."""
         stages = len(self.schedule) // 2 - 1 if self.schedule else len(self.layers) or 3
-        layers = self.layers or tuple(model.n_layers * (stage + 1) // (stages + 1) for stage in range(stages))
+        layers = self.layers or even_layers(stages, model.n_layers)
         model.check_layers("visiondrop.layers", layers)
         if len(layers) != stages or sorted({*layers}) != [*layers]:
             raise UsageError(
