@@ -40,9 +40,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--models", default="tiny-llava,tiny-qwen,tiny-internvl")
     parser.add_argument("--methods", default="greedy,var,pai,gift,var+pai")
+    parser.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="as for sinkbench eval")
     parser.add_argument("--per-file", type=int, default=40, help="questions of each kind")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
+    params = {"gift.content": "all", **{key: json.loads(text) for key, _, text in (x.partition("=") for x in args.set)}}
     requests = scenes_requests(args.per_file)
     report: dict[str, Any] = {"device": args.device, "torch": torch.__version__, "questions": len(requests), "rows": []}
     if args.device != "cpu":
@@ -50,7 +52,8 @@ def main() -> int:
     for model in args.models.split(","):
         adapter = load_adapter(resolve_model(model), args.device, "float32")
         for name in args.methods.split(","):
-            method = get_method(name, {"gift.content": "all"} if "gift" in name else {}, model=model)
+            own = {key: value for key, value in params.items() if key.partition(".")[0] in name.split("+")}
+            method = get_method(name, own, model=model)
             usual = _texts(adapter, method, requests, {})
             for variant, switches in VARIANTS.items():
                 other = _texts(adapter, method, requests, switches)

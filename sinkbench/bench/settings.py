@@ -1,19 +1,24 @@
 """What a benchmark is asked to measure. No torch here: names are checked before anything heavy is loaded."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 from sinkbench.adapters.presets import resolve_model
 from sinkbench.bench.shapes import resolve_shape
-from sinkbench.bench.workloads import BatchSize
+from sinkbench.bench.workloads import SIZE, BatchSize
 from sinkbench.errors import UsageError, unknown_name
-from sinkbench.methods import method_names, runnable_names
+from sinkbench.methods import get_method, method_names, runnable_names
 
 ANSWERED = ("pope", "caption", "mixed")
 WORKLOADS = (*ANSWERED, "inspect")
 
 ATTENTION_ONLY = "pai-attention"
 """PAI without its image-free branch, which costs a second pass whatever the engine does."""
+
+
+_LEAST = 16
+"""Pixels that an image has at least each way: the grain of `write_images`."""
 
 
 def variant_names() -> list[str]:
@@ -29,10 +34,12 @@ class Settings:
         model: Shape, preset or folder.
         weights: "random", or "real" for the published ones.
         methods: Methods, `ATTENTION_ONLY`, or `a+b`; greedy comes before them, because all are compared with it.
+        params: Values of methods' parameters by "METHOD.PARAM".
         workloads: Some of `WORKLOADS`; "inspect" measures what the diagnostics cost, not a method.
         batch_size: Most samples in a batch where questions share images, or "auto".
         caption_batches: Batch sizes of the caption workload, each with as many images.
-        images: Images of "pope" and "mixed".
+        images: Images of "pope", "mixed" and "prune".
+        image_size: Width and height in pixels of all images but those of "mixed".
         questions: Questions about each image.
         new_tokens: Length of captions.
         repeats: Most repeats of a measurement.
@@ -54,10 +61,12 @@ class Settings:
     model: str
     weights: Literal["random", "real"] = "random"
     methods: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
     workloads: tuple[str, ...] = ANSWERED
     batch_size: BatchSize = "auto"
     caption_batches: tuple[int, ...] = (128, 1)
     images: int = 64
+    image_size: tuple[int, int] = SIZE
     questions: int = 18
     new_tokens: int = 512
     repeats: int = 3
@@ -109,8 +118,22 @@ class Settings:
             for part in method.split("+"):
                 if part not in known:
                     raise unknown_name("method", part, known)
+        parts = {part.replace(ATTENTION_ONLY, "pai") for method in self.methods for part in method.split("+")}
+        for key, value in self.params.items():
+            method = key.partition(".")[0]
+            if method not in parts:
+                raise UsageError(
+                    f"parameter {key!r} belongs to no method of this run",
+                    f"Write --set METHOD.PARAM=VALUE with METHOD one of: {', '.join(sorted(parts))}.",
+                )
+            get_method(method, {key: value}, self.model)
         if self.weights not in ("random", "real"):
             raise UsageError(f"--weights {self.weights}: no such weights", "Give random or real.")
+        if min(self.image_size) < _LEAST:
+            raise UsageError(
+                f"--image-size {'x'.join(map(str, self.image_size))}: an image has {_LEAST} pixels or more each way",
+                "Write for example --image-size 672x672.",
+            )
         for keep in self.prune:
             if not (0 < keep <= 1 or (keep > 1 and keep == int(keep))):
                 raise UsageError(

@@ -67,11 +67,11 @@ def run(settings: Settings, path: Path | None, say: Say) -> dict[str, Any]:
     adapter = _adapter(settings)
     with TemporaryDirectory(prefix="sinkbench-bench-") as folder:
         looked = settings.prompts if "inspect" in settings.workloads else 0
-        sizes = [w.SIZE] * max(settings.images, *settings.caption_batches, looked, 5)
+        sizes = [settings.image_size] * max(settings.images, *settings.caption_batches, looked, 5)
         images = w.write_images(Path(folder) / "images", sizes, settings.seed)
         made_up = {} if adapter.info.sink_dims else made_up_parameters(adapter, images[:_PROBED])
         names = dict.fromkeys((BASELINE, *settings.methods))
-        methods = {name: variant(name, adapter.info, made_up) for name in names}
+        methods = {name: variant(name, adapter.info, made_up, settings.params) for name in names}
         record = Record(path, _header(settings, adapter))
         _Suite(settings, adapter, methods, record, say).all(images, Path(folder))
     record.finish()
@@ -164,15 +164,19 @@ class _Suite:
         return measure(engine, prepared, self.timer, self.effort)
 
     def pruning(self, workload: w.Workload) -> None:
-        """Greedy, and each method that drops image tokens at each budget."""
+        """Greedy, each method that drops image tokens at each budget, and plain transformers."""
         prepared = self.prepared(workload)
+        subject = _subject(prepared)
         for name, method in self.methods.items():
             drops = method.selects or method.prunes
             if not drops and name != BASELINE:
                 continue
             for keep in self.settings.prune if drops else (1.0,):
-                entry = {**_subject(prepared), "method": name, "keep": keep, "leaves_prefix": False}
+                entry = {**subject, "method": name, "keep": keep, "leaves_prefix": False}
                 self.add("rows", entry, partial(self.pruned, prepared, method, keep))
+        if self.settings.baseline:
+            for size in dict.fromkeys((1, subject["batch"])):
+                self.baseline(prepared, "sdpa", size)
 
     def pruned(self, prepared: Prepared, method: Method, keep: float) -> dict[str, Any]:
         """Numbers of one row, and what the layers held."""

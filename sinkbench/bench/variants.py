@@ -1,6 +1,7 @@
 """Methods as they are measured: with parameters under which each acts on any model, random weights included."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ Parameters = Mapping[str, Mapping[str, Any]]
 """Values by method and parameter."""
 
 
-def variant(name: str, model: ModelInfo, made_up: Parameters) -> Method:
+def variant(
+    name: str, model: ModelInfo, made_up: Parameters, given: Mapping[str, Any] = MappingProxyType({})
+) -> Method:
     """A method by its name in the benchmark, bound once to see that it fits the model.
 
     Args:
         name: A method, `a+b`, or "pai-attention".
         model: What it will act on.
         made_up: See `made_up_parameters`.
+        given: Values by "method.param" that go before all others; with a profile, nothing else is set of its method.
 
     Raises:
         UsageError: A name is unknown, or the model lacks something that the method needs.
@@ -51,8 +55,9 @@ def variant(name: str, model: ModelInfo, made_up: Parameters) -> Method:
     params: dict[str, Any] = {}
     for part in name.split("+"):
         method = part.replace(ATTENTION_ONLY, "pai")
-        values = {**made_up.get(part, {}), **fixed.get(part, {})}
+        values = {} if f"{method}.profile" in given else {**made_up.get(part, {}), **fixed.get(part, {})}
         params |= {f"{method}.{key}": value for key, value in values.items()}
+        params |= {key: value for key, value in given.items() if key.partition(".")[0] == method}
     found = get_method(name.replace(ATTENTION_ONLY, "pai"), params, model.name)
     found.bind(model)
     return found

@@ -72,6 +72,10 @@ Images = Annotated[
     int | None,
     typer.Option("--images", min=1, help="Of pope and mixed. Default: 64.", rich_help_panel=SIZES, metavar="N"),
 ]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", help="Of images, in pixels. Default: 640x480.", rich_help_panel=SIZES, metavar="WxH"),
+]
 Questions = Annotated[
     int | None,
     typer.Option("--questions", min=1, help="On each image. Default: 18.", rich_help_panel=SIZES, metavar="N"),
@@ -116,6 +120,7 @@ def bench(
     model: options.Model = None,
     weights: Weights = None,
     method: options.Methods = None,
+    assignments: options.Parameters = None,
     workload: Workloads = None,
     baseline: Baseline = True,
     prune: Prune = None,
@@ -125,6 +130,7 @@ def bench(
     batch_size: options.BatchSize = None,
     caption_batch_size: CaptionBatches = None,
     images: Images = None,
+    image_size: ImageSize = None,
     questions: Questions = None,
     new_tokens: NewTokens = None,
     repeats: Repeats = None,
@@ -144,6 +150,7 @@ def bench(
     """
     from sinkbench.cli.console import message_console, quiet_libraries
     from sinkbench.errors import IncompleteError, UsageError
+    from sinkbench.spec import parse_assignments
 
     if show or files:
         if not (show and files):
@@ -156,10 +163,12 @@ def bench(
             "model": model,
             "weights": weights,
             "methods": _names(method),
+            "params": parse_assignments(assignments) if assignments else None,
             "workloads": _names(workload),
             "batch_size": _batch_size(batch_size),
             "caption_batches": _sizes("--caption-batch-size", caption_batch_size),
             "images": images,
+            "image_size": _width_height(image_size),
             "questions": questions,
             "new_tokens": new_tokens,
             "repeats": repeats,
@@ -226,6 +235,17 @@ def _sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(f"{option} {text!r}: not a number of samples", f"Write for example {option} 64.")
     return tuple(map(int, parts))
+
+
+def _width_height(text: str | None) -> tuple[int, int] | None:
+    from sinkbench.errors import UsageError
+
+    if text is None:
+        return None
+    width, times, height = text.lower().partition("x")
+    if not (times and width.isdigit() and height.isdigit()):
+        raise UsageError(f"--image-size {text!r}: not a width and a height", "Write for example --image-size 672x672.")
+    return int(width), int(height)
 
 
 def _budgets(text: str | None) -> tuple[float, ...] | None:

@@ -18,6 +18,9 @@ from sinkbench.errors import UsageError
         ({"flips": 3}, "--flips"),
         ({"weights": "none"}, "--weights none"),
         ({"model": "tinny"}, "'tinny'"),
+        ({"image_size": (672, 8)}, "672x8"),
+        ({"params": {"pai.alpha": 0.3}}, "'pai.alpha' belongs to no method"),
+        ({"params": {"var.tua": 3}}, "tua"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, change, words):

@@ -13,6 +13,7 @@ PARAMETERS = {
     "llava-1.5-13b": 13.35e9,
     "llava-1.5-7b": 7.06e9,
     "llava-next-7b": 7.06e9,
+    "llava-onevision-7b": 8.03e9,
     "qwen2.5-vl-7b": 8.29e9,
     "qwen3-vl-8b": 8.77e9,
     "tiny": 0.216e6,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from harness import model_folder
 
 from sinkbench.bench import suite
 from sinkbench.bench.record import read_record
@@ -122,7 +123,7 @@ def test_it_needs_none_of_the_packages_of_tasks():
 
 def test_pruning_at_several_budgets(settings, tmp_path, said):
     settings = replace(settings, methods=("fastv", "pyramiddrop", "uniform", "var"), workloads=(), repeats=1)
-    content = suite.run(replace(settings, prune=(0.5, 4.0, 0.1), baseline=False), tmp_path / "prune.json", said.append)
+    content = suite.run(replace(settings, prune=(0.5, 4.0, 0.1)), tmp_path / "prune.json", said.append)
     rows = {(row["method"], row["keep"]): row for row in content["rows"]}
     assert {name for name, _ in rows} == {"greedy", "fastv", "pyramiddrop", "uniform"}, "var drops nothing"
     greedy, n = rows["greedy", 1.0], rows["greedy", 1.0]["visual_tokens_in"]
@@ -137,7 +138,20 @@ def test_pruning_at_several_budgets(settings, tmp_path, said):
         for ratio in ("prefill_macs", "prompt_kv_bytes"):
             assert row["ratio_to_greedy"][ratio] == pytest.approx(row[ratio] / greedy[ratio])
             assert (row["ratio_to_greedy"][ratio] < 1) == (name != "greedy")
-    (table,) = grids(content)
-    assert table.title.startswith("Pruning")
+    assert {(row["workload"], row["method"], row["batch"]) for row in content["baselines"]} == {
+        ("prune", "transformers sdpa", 1),
+        ("prune", "transformers sdpa", 2),
+    }
+    assert {entry["workload"] for entry in content["against_plain"]} == {"prune"}
+    table = next(grid for grid in grids(content) if grid.title.startswith("Pruning"))
     assert all(len(cells) == len(table.columns) for cells in table.rows)
     assert content["targets"] == []
+
+
+def test_images_have_the_size_that_was_asked_for(settings):
+    def tokens(size):
+        settings_ = replace(settings, methods=(), workloads=(), prune=(0.5,), baseline=False, image_size=size)
+        (row,) = suite.run(replace(settings_, model=str(model_folder("llava_next"))), None, lambda _: None)["rows"]
+        return row["visual_tokens_in"]
+
+    assert tokens((32, 32)) != tokens((64, 32))

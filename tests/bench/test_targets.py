@@ -127,3 +127,15 @@ def test_plain_transformers_is_taken_at_its_best_batch_for_answers(record):
     assert found["pope", "eager"]["ratio"] == pytest.approx(500 / 17)
     assert found["caption", "sdpa"]["ours"] == 6100
     assert len(found) == 3  # Nothing was measured beside captions at batch 1.
+
+
+@pytest.mark.parametrize(("rate", "cache", "met"), [(38.0, 10, [True, True]), (37.9, 12, [False, False])])
+def test_published_speed_of_pruned_models(record, rate, cache, met):
+    pruned = row("vflowopt", "prune", 1, 1, answers_per_s=rate, prompt_kv_bytes=cache, keep=0.1)
+    rows = [row("greedy", "prune", 1, 1, answers_per_s=10.0, prompt_kv_bytes=100, keep=1.0), pruned]
+    add_ratios(rows)
+    here = {**record, "rows": rows, "model": {"name": "llava-onevision-7b", "dtype": DTYPE}}
+    assert [target["met"] for target in judge(here)] == met
+    assert judge({**here, "model": {"name": "llava-next-7b", "dtype": DTYPE}}) == []
+    failed = {**pruned, "error": "out of memory", "answers_per_s": None, "ratio_to_greedy": {}}
+    assert [target["met"] for target in judge({**here, "rows": [failed]})] == [False, False]

@@ -31,3 +31,13 @@ def test_pai_can_be_measured_without_its_second_branch(tiny):
 
 def test_a_part_of_compositions_is_measured_in_one(tiny):
     assert variant("fastv+debias", tiny.info, {}).params()["debias.trend"] == (1.0,)
+
+
+def test_given_values_go_first_and_a_profile_stands_alone(tiny):
+    assert variant("fastv+debias", tiny.info, {}, {"debias.trend": [2.0], "other.x": 1}).params()["debias.trend"] == (
+        2.0,
+    )
+    assert variant("vflowopt", tiny.info, {}, {"vflowopt.profile": "keep-10"}).params()["r1"] == 0.1166
+    assert variant("pai-attention", tiny.info, {}, {"pai.alpha": 0.3}).params() == variant(
+        "pai-attention", tiny.info, {}
+    ).params() | {"alpha": 0.3}

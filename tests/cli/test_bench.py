@@ -56,6 +56,7 @@ def test_a_measurement_that_broke_makes_the_command_fail(measured, monkeypatch):
         (["-m", "tiny", "-w", "pop"], ["unknown workload 'pop'", "pope"]),
         (["-m", "tiny", "-b", "many"], ["--batch-size 'many'"]),
         (["-m", "tiny", "--caption-batch-size", "8,x"], ["--caption-batch-size '8,x'"]),
+        (["-m", "tiny", "--image-size", "672"], ["--image-size '672'", "672x672"]),
         (["-m", "tiny", "--weights", "real"], ["'tiny'"]),
         (["-m", "tiny", "--flips", "3"], ["--flips", "--weights real"]),
         (["--show"], ["--show", "results/bench"]),

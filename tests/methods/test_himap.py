@@ -156,3 +156,9 @@ def test_bad_values():
             HiMap(layers=layers).bind(INFO)
     with pytest.raises(UsageError, match="m has layers 0 to 31"):
         HiMap(layers=(2, 32)).bind(INFO)
+
+
+@pytest.mark.parametrize(("keep", "image"), [(115 / 576, 90 / 576), (1.0, 1.0), (115, 90), (0.5, 0.5 * 90 / 115)])
+def test_one_budget_sets_both_stages(keep, image):
+    bound = HiMap(keep=keep).bind(INFO)
+    assert list(bound.keeps.values()) == pytest.approx([keep, image])

@@ -36,7 +36,8 @@ class HiMap(Method):
     Attributes:
         keep: Image tokens left by the text stage: a share up to 1, or a count. 115 of 576 are those of the debiasing
             paper's comparison; HiMAP's own script has 288 (`--set himap.profile=code`).
-        keep_image: Image tokens left by the image stage, likewise; 90 of 576 and 72.
+        keep_image: Image tokens left by the image stage, likewise; 90 of 576 and 72. 0: as many of the text stage's as
+            90 are of 115, and all of them if that one leaves all [ours].
         layers: T and I, at whose entry tokens are dropped by the attention of the layer before; empty means 2 and 8,
             at the same depth in models of fewer than 32 layers [ours].
     """
@@ -57,12 +58,13 @@ class HiMap(Method):
     scores: ClassVar[bool] = True
 
     keep: float = 115 / 576
-    keep_image: float = 90 / 576
+    keep_image: float = 0.0
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_keep("himap.keep", self.keep)
-        check_keep("himap.keep_image", self.keep_image)
+        if self.keep_image:
+            check_keep("himap.keep_image", self.keep_image)
         comparable = (self.keep > 1) == (self.keep_image > 1)
         if comparable and self.keep_image > self.keep:
             raise UsageError(
@@ -79,7 +81,12 @@ class HiMap(Method):
                 f"himap.layers={list(layers)}: the layers before them rank the tokens, by text and then by image",
                 "Give two rising layers from 1 on: --set himap.layers=[2,8].",
             )
-        return HiMapIntervention(layers, (self.keep, self.keep_image))
+        return HiMapIntervention(layers, (self.keep, self.keep_image or self._share_of_text_stage()))
+
+    def _share_of_text_stage(self) -> float:
+        if self.keep == 1:
+            return 1.0
+        return max(1, round(self.keep * 90 / 115)) if self.keep > 1 else self.keep * 90 / 115
 
 
 class HiMapIntervention(PruningIntervention):
