@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sinkbench.cli.assignments import parse_assignments
 from sinkbench.errors import UsageError
 from sinkbench.methods import method_names, runnable_names
 from sinkbench.request import Generation
-from sinkbench.spec import GenerationOverrides, RunSpec, expand, parse_assignments, read_config, run_id, with_flags
+from sinkbench.spec import GenerationOverrides, RunSpec, expand, read_config, run_id, with_flags
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -148,9 +148,9 @@ def bench(
     The model is a shape of configs/shapes/, a preset or a folder with a config.json. Its weights are random unless
     --weights real: speed does not depend on them. Without --method every method is measured.
     """
+    from sinkbench.cli.assignments import parse_assignments
     from sinkbench.cli.console import message_console, quiet_libraries
     from sinkbench.errors import IncompleteError, UsageError
-    from sinkbench.spec import parse_assignments
 
     if show or files:
         if not (show and files):

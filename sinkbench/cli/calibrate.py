@@ -98,8 +98,8 @@ def calibrate(
 
     quiet_libraries()
     from sinkbench.calibration.registry import calibrator_class
+    from sinkbench.cli.assignments import parse_assignments
     from sinkbench.errors import UsageError
-    from sinkbench.spec import parse_assignments
 
     calibrator_class(method)
     if model is None:

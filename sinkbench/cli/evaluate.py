@@ -78,7 +78,8 @@ def _settings(
     config: Path | None, flags: dict[str, Any], assignments: list[str], max_new_tokens: int | None
 ) -> dict[str, Any]:
     """The config file's settings with the flags on top; parameters and generation settings are merged key by key."""
-    from sinkbench.spec import parse_assignments, read_config, with_flags
+    from sinkbench.cli.assignments import parse_assignments
+    from sinkbench.spec import read_config, with_flags
 
     given = {key: value for key, value in flags.items() if value not in (None, [])}
     settings = with_flags(read_config(config) if config else {}, given)
