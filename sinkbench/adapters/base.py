@@ -225,7 +225,7 @@ class Adapter(ABC):
         return [tuple(layer.weights for layer in seen.layers) for seen in self.see_encoder(images, layers)]
 
     def see_encoder(self, images: Sequence[ImageInputs], layers: Sequence[int]) -> list[EncoderPass]:
-        """What `vision_attentions` gives and, of the same pass, keys and what stands before the projector.
+        """What `vision_attentions` gives and, of the same pass, keys, features and what stands before the projector.
 
         Raises:
             UsageError: There is no such layer.
@@ -236,10 +236,10 @@ class Adapter(ABC):
                 raise UsageError(f"{self.preset.name} has no vision layer {layer}", f"It has layers 0 to {count - 1}.")
         modules = [self._vision_attention[layer] for layer in layers]
         with recorded_attention(modules) as seen, recorded_output(self.projected_layer) as outputs:
-            self.encode_images(images)
+            features = self.encode_images(images)
         states = torch.cat(outputs) if outputs else [None] * len(images)
-        by_layer = (self._by_image(seen[module], images) for module in modules)
-        return [EncoderPass(own, before) for own, before in zip(zip(*by_layer, strict=True), states, strict=True)]
+        by_image = zip(*(self._by_image(seen[module], images) for module in modules), strict=True)
+        return [EncoderPass(*each) for each in zip(by_image, features, states, strict=True)]
 
     @abstractmethod
     def patch_values_to_tokens(self, values: Tensor, image: ImageInputs, mean: bool = False) -> Tensor:

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+if TYPE_CHECKING:
+    from sinkbench.adapters.base import ImageFeatures
 
 NAME = "sinkbench_vision"
 """The recorder's name among transformers' attention implementations."""
@@ -37,12 +40,14 @@ class EncoderPass:
 
     Attributes:
         layers: The layers that were asked for.
+        features: What the language model would read.
         states: (N, D) what stands before the projector, class tokens first; None where the features are not these
             states, each by itself, through the projector.
     """
 
     layers: tuple[EncoderLayer, ...]
-    states: Tensor | None
+    features: "ImageFeatures"
+    states: Tensor | None = None
 
 
 _recording: ContextVar[Mapping[nn.Module, list[EncoderLayer]]] = ContextVar("sinkbench_recording")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -27,9 +28,6 @@ from sinkbench.request import Generation, Request, Response
 
 _WARM_UP = 16
 """Samples answered once before anything is timed on a GPU: kernels are compiled and libraries opened the first time."""
-
-_WEIGHTS_AT_ONCE = 1 << 28
-"""Attention weights of whole prompts that are written down at once, in numbers."""
 
 
 class Engine:
@@ -167,20 +165,23 @@ class Engine:
         self, asked: Mapping[str, Sequence[Prompt]], looks: Mapping[str, Looks], inputs: Mapping[str, ImageInputs]
     ) -> Iterator[tuple[str, list[Response]]]:
         """Answer under the methods that answer what was asked, and let the others look."""
-        all_prompts = [*asked.values(), *(mine.prompts for mine in looks.values())]
-        prompts = list({id(prompt): prompt for mine in all_prompts for prompt in mine}.values())
         for own_looks in looks.values():
             inputs = {**inputs, **own_looks.inputs}
         branches = {name: contrast_prompts(self.adapter, self.lanes[name].method, mine) for name, mine in asked.items()}
         seeing = {name: [other for other in others if other.images] for name, others in branches.items()}
         start = time.perf_counter()
-        features = encode_images(self.adapter, prompts, inputs, self.budget.pass_tokens)
+        plain = [mine for name, mine in asked.items() if not self.lanes[name].encodes]
+        plain += [own_looks.prompts for own_looks in looks.values()]
+        features = encode_images(self.adapter, list(chain(*plain)), inputs, self.budget.pass_tokens)
         vision_s = self._since(start)
         marks = {name: self._mark(name, mine, inputs) for name, mine in asked.items()}
         image_marks = {name: images for name, (images, _) in marks.items()}
         lanes = {name: self.lanes[name] for name in asked}
-        alike = [name for name, lane in lanes.items() if not lane.alone]
-        sharing = [name for name in alike if not seeing[name]]
+        alike = [name for name, lane in lanes.items() if not lane.alone and not seeing[name]]
+        lone = len(asked) == 1 and not looks
+        sharing = [
+            name for name in alike if not (lone and lanes[name].in_one_pass(asked[name], branches[name], self.budget))
+        ]
         # Who reads the prefix has a pass of its own, and so have looks: what they cost is not the others' time.
         for reads in (False, True):
             group = {name: lanes[name].method for name in sharing if lanes[name].reads_prefix is reads}
@@ -197,7 +198,7 @@ class Engine:
         for name in (name for name in asked if name not in sharing):
             batch = Alone(asked[name], branches[name], features, image_marks[name])
             yield name, self._answer_alone(name, batch, inputs)
-            lanes[name].timings.vision_s += vision_s + marks[name][1]
+            lanes[name].timings.vision_s += marks[name][1] + (0.0 if lanes[name].encodes else vision_s)
         if looking := {name: mine for name, mine in looks.items() if mine.prompts}:
             self._run_looks(looking, features, vision_s)
 
@@ -212,7 +213,7 @@ class Engine:
         if lane.method.selects:
             batch = batch.shortened(self.adapter, lane.method, edited)
         lane.timings.vision_s += self._since(start)
-        if lane.method.whole_prompt:
+        if lane.in_one_pass(batch.prompts, batch.branches, self.budget):
             return self._run_whole(name, batch.prompts, batch.branches, batch.features, batch.marks)
         alone = [*batch.prompts, *(other for other in batch.branches if other.images)]
         marks = {name: batch.marks}
@@ -240,10 +241,7 @@ class Engine:
     ) -> list[Response]:
         """Answer prompts under a method that wants them whole, as many at a time as a pass over prompts may take."""
         nothing = Prefixes.none([name], self.adapter.device, {name: marks})
-        longest = max(map(len, prompts))
-        step = max(1, self.budget.pass_tokens // longest)
-        if self.lanes[name].method.edits_mask and not self.lanes[name].method.is_grouped:
-            step = min(step, max(1, _WEIGHTS_AT_ONCE // (self.adapter.info.n_heads * longest**2)))
+        step = self.lanes[name].whole_at_once(max(map(len, prompts)), self.budget, self.adapter.info.n_heads)
         responses = []
         for start in range(0, len(prompts), step):
             part = slice(start, start + step)
@@ -254,6 +252,9 @@ class Engine:
         self, name: str, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
     ) -> tuple[ImageMarks, float]:
         """What a method marks in the images of its prompts, and the seconds that it took."""
+        if self.lanes[name].method.selects:
+            # Marked where it selects.
+            return {}, 0.0
         start = time.perf_counter()
         marks = mark_images(self.adapter, self.lanes[name].method, prompts, inputs)
         return marks, self._since(start)

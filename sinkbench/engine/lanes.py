@@ -8,9 +8,14 @@ from typing import Any
 from sinkbench.engine.batching import Budget
 from sinkbench.engine.context import Stage
 from sinkbench.engine.flops import LayerShape
+from sinkbench.engine.prefix import share_nothing
+from sinkbench.engine.prompt import Prompt
 from sinkbench.errors import UsageError
 from sinkbench.methods.base import Intervention, Method, ModelInfo
 from sinkbench.request import Generation, Response
+
+_WEIGHTS_AT_ONCE = 1 << 28
+"""Attention weights of whole prompts that are written down at once, in numbers."""
 
 
 @dataclass
@@ -104,6 +109,7 @@ class Lane:
         method: Bound to the model.
         edits_prefix: Whether it edits how images are read or what comes before their end.
         reads_prefix: Whether it looks at what comes before their end.
+        passive: Whether it leaves the language model alone: it acts before or behind it, if at all.
         generation: From the settings that a prompt asks for to those under which the method answers.
         refocuses: Whether it looks first, and answers another request than was asked.
         budget: What a batch may take under it.
@@ -113,6 +119,7 @@ class Lane:
     method: Intervention
     edits_prefix: bool
     reads_prefix: bool
+    passive: bool
     generation: Callable[[Generation], Generation]
     refocuses: bool
     budget: Budget
@@ -122,6 +129,31 @@ class Lane:
     def alone(self) -> bool:
         """Whether its prompts differ from those of other methods, or are run in another way."""
         return self.edits_prefix or self.method.whole_prompt or self.method.selects
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images are encoded for it alone, since it selects by what it sees of the encoder."""
+        return self.method.selects and bool(self.method.selects_by or self.method.vision_layers)
+
+    def in_one_pass(self, prompts: Sequence[Prompt], branches: Sequence[Prompt], budget: Budget) -> bool:
+        """Whether to run prompts whole: its method asks for it, or they have nothing to share and it does not matter.
+
+        Args:
+            prompts: Prompts of a batch.
+            branches: Of the second branch, if there is one.
+            budget: What a pass may take; parts would be decoded apart.
+        """
+        if self.method.whole_prompt:
+            return True
+        fits = len(prompts) * max(map(len, prompts)) <= budget.pass_tokens
+        return self.passive and not branches and fits and share_nothing(prompts)
+
+    def whole_at_once(self, longest: int, budget: Budget, n_heads: int) -> int:
+        """How many prompts of at most so many tokens are run whole at once."""
+        step = max(1, budget.pass_tokens // longest)
+        if self.method.edits_mask and not self.method.is_grouped:
+            step = min(step, max(1, _WEIGHTS_AT_ONCE // (n_heads * longest**2)))
+        return step
 
     @classmethod
     def of(cls, method: Method, model: ModelInfo, budget: Budget) -> "Lane":
@@ -142,6 +174,7 @@ class Lane:
             )
         edits = bool(method.edits & (Stage.VISION | Stage.PREFIX))
         reads = bool(method.observes & Stage.PREFIX)
+        passive = not (method.edits | method.observes) & ~Stage.VISION
         searched = method.generation(Generation()).rows
         own = budget.under(searched * (2 if method.contrasts else 1), searched)
-        return cls(method.bind(model), edits, reads, method.generation, method.refocuses, own)
+        return cls(method.bind(model), edits, reads, passive, method.generation, method.refocuses, own)

@@ -38,11 +38,23 @@ def mark_images(
         images = [inputs[key] for key in chunk]
         seen = adapter.vision_attentions(images, method.vision_layers)
         for key, image, attention in zip(chunk, images, seen, strict=True):
-            by_patch = method.mark_image(image, attention, adapter.class_tokens)
-            marks[key] = {
-                name: adapter.patch_values_to_tokens(values, image).cpu() for name, values in by_patch.items()
-            }
+            marks[key] = marks_of(adapter, method, image, attention)
     return marks
+
+
+def marks_of(
+    adapter: Adapter, method: Intervention, image: ImageInputs, attention: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """What a method marks in an image, (N,) on the CPU by name.
+
+    Args:
+        adapter: The model.
+        method: Marks the patches.
+        image: The preprocessed image.
+        attention: As `Intervention.mark_image` takes it.
+    """
+    by_patch = method.mark_image(image, attention, adapter.class_tokens)
+    return {name: adapter.patch_values_to_tokens(values, image).cpu() for name, values in by_patch.items()}
 
 
 def all_marks(method: Intervention, prompts: Sequence[Prompt], images: ImageMarks) -> list[dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from sinkbench.engine.batching import observed_budget, plan_batches
 from sinkbench.engine.context import Role, State
 from sinkbench.engine.feeder import Ready, feed_batches
 from sinkbench.engine.marks import mark_images
-from sinkbench.engine.prefix import Prefixes, encode_images, prefill_prefixes
+from sinkbench.engine.prefix import Prefixes, encode_images, prefill_prefixes, share_nothing
 from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.stream import Stream
 from sinkbench.errors import SampleError
@@ -102,7 +102,7 @@ def _observe_batch(
     features = encode_images(adapter, ready.prompts, ready.inputs, pass_tokens)
     marks = {_NAME: mark_images(adapter, probe, ready.prompts, ready.inputs)}
     ends = () if ready.prompts[0].request.generation.ignore_eos else adapter.eos
-    whole = probe.whole_prompt or (share and _share_nothing(ready.prompts))
+    whole = probe.whole_prompt or (share and share_nothing(ready.prompts))
     step = max(1, pass_tokens // max(map(len, ready.prompts))) if whole else len(ready.prompts)
     for start in range(0, len(ready.prompts), step):
         prompts = ready.prompts[start : start + step]
@@ -116,11 +116,6 @@ def _observe_batch(
             stream = Stream(adapter, probe, _NAME, prompts, prefixes, new_tokens)
         tokens, parts = _decode(stream, stream.prefill(), new_tokens, ends)
         yield _joined(prompts, tokens, parts)
-
-
-def _share_nothing(prompts: Sequence[Prompt]) -> bool:
-    """Whether every prompt is about images of its own, so that it may as well be one pass."""
-    return all(prompt.images for prompt in prompts) and len({p.prefix_key for p in prompts}) == len(prompts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,11 @@ def encode_images(
     return features
 
 
+def share_nothing(prompts: Sequence[Prompt]) -> bool:
+    """Whether every prompt is about images of its own, so that it may as well be one pass."""
+    return all(prompt.images for prompt in prompts) and len({p.prefix_key for p in prompts}) == len(prompts)
+
+
 def add_edited(
     method: Intervention, branches: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
 ) -> dict[str, ImageInputs]:

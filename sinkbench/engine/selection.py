@@ -1,6 +1,6 @@
 """Image tokens that a method drops or merges before the language model reads them, so that the prompt is shorter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from sinkbench.adapters.base import Adapter, ImageFeatures, ImageInputs
 from sinkbench.adapters.vision import EncoderPass
 from sinkbench.engine.context import Role
-from sinkbench.engine.marks import ImageMarks
+from sinkbench.engine.marks import ImageMarks, marks_of
 from sinkbench.engine.prompt import Prompt
 from sinkbench.methods.base import Intervention
 
@@ -119,9 +119,12 @@ class Selection:
         prompts: Sequence[Prompt],
         inputs: Mapping[str, ImageInputs],
         features: Mapping[str, ImageFeatures],
-        marks: ImageMarks,
+        marked: Collection[str],
     ) -> "Selection":
-        """Let a method select among the features of each distinct image of the prompts.
+        """Let a method select among the features of each distinct image of the prompts, and mark what it marks.
+
+        Where it wants to see the encoder's attention, the images are encoded here, and their features need not be
+        known: one pass is enough for all that it wants.
 
         Args:
             adapter: The model.
@@ -129,40 +132,25 @@ class Selection:
             prompts: Prompts of a batch.
             inputs: Preprocessed images by `ImageRef.key`.
             features: Encoded images.
-            marks: What the method marked in them.
+            marked: `ImageRef.key` of the images that it marks.
         """
         keys = list(dict.fromkeys(image.key for prompt in prompts for image in prompt.images))
-        step = len(keys)
-        if method.selects_by:
-            step = max(1, _FEATURES // max((len(inputs[key].roles) for key in keys), default=1))
-        chosen: dict[str, Selected] = {}
+        layers, n_marking = (*method.vision_layers, *method.selects_by), len(method.vision_layers)
+        step = max(1, _FEATURES // max((len(inputs[key].roles) for key in keys), default=1)) if layers else len(keys)
+        shorter, kept, lengths, marks = dict(features), {}, {}, {}
         for at in range(0, len(keys), max(step, 1)):
             chunk = keys[at : at + step]
             images = [inputs[key] for key in chunk]
-            nothing = [EncoderPass((), None)] * len(chunk)
-            seen = adapter.see_encoder(images, method.selects_by) if method.selects_by else nothing
-            shown = [
-                SeenImage(
-                    features[key].tokens,
-                    image.roles,
-                    tuple(layer.weights for layer in encoder.layers),
-                    adapter.class_tokens,
-                    image,
-                    partial(adapter.patch_values_to_tokens, image=image),
-                    tuple(layer.keys for layer in encoder.layers),
-                    encoder.states,
-                    adapter.projector,
-                )
-                for key, image, encoder in zip(chunk, images, seen, strict=True)
-            ]
-            chosen |= zip(chunk, method.select_tokens(shown), strict=True)
-        shorter = {key: _shortened(features[key], one) for key, one in chosen.items()}
-        kept = {key: one.index.cpu() for key, one in chosen.items()}
-        own_marks = {
-            key: {name: values[kept[key]] for name, values in by_name.items()} for key, by_name in marks.items()
-        }
-        lengths = {key: len(features[key].tokens) for key in keys}
-        return cls({**features, **shorter}, own_marks, kept, lengths)
+            seen = adapter.see_encoder(images, layers) if layers else [EncoderPass((), features[key]) for key in chunk]
+            shown = [_seen_image(adapter, *each, n_marking) for each in zip(images, seen, strict=True)]
+            for key, encoder, one in zip(chunk, seen, method.select_tokens(shown), strict=True):
+                shorter[key] = _shortened(encoder.features, one)
+                kept[key], lengths[key] = one.index.cpu(), len(encoder.features.tokens)
+                if n_marking and key in marked:
+                    attention = [layer.weights for layer in encoder.layers[:n_marking]]
+                    whole = marks_of(adapter, method, inputs[key], attention)
+                    marks[key] = {name: values[kept[key]] for name, values in whole.items()}
+        return cls(shorter, marks, kept, lengths)
 
     def shorten(self, prompt: Prompt) -> Prompt:
         """The prompt with what is left of its images."""
@@ -179,6 +167,21 @@ class Selection:
         return ordered.keeping(keep)
 
 
+def _seen_image(adapter: Adapter, image: ImageInputs, encoder: EncoderPass, first: int) -> SeenImage:
+    """What `select_tokens` is shown of an image; `first` is the first of the layers that it wants to see."""
+    return SeenImage(
+        encoder.features.tokens,
+        image.roles,
+        tuple(layer.weights for layer in encoder.layers[first:]),
+        adapter.class_tokens,
+        image,
+        partial(adapter.patch_values_to_tokens, image=image),
+        tuple(layer.keys for layer in encoder.layers[first:]),
+        encoder.states,
+        adapter.projector,
+    )
+
+
 def _shortened(features: ImageFeatures, selected: Selected) -> ImageFeatures:
     index = selected.index.to(features.tokens.device)
     tokens = features.tokens[index] if selected.tokens is None else selected.tokens
@@ -192,8 +195,9 @@ class Alone:
     Attributes:
         prompts: Its prompts.
         branches: Of the method's second branch, one for each or none.
-        features: Encoded images by `ImageRef.key`.
-        marks: What the method marked in them.
+        features: Encoded images by `ImageRef.key`; where the method selects by what it sees of the encoder, those that
+            are known already.
+        marks: What the method marked in them; nothing before it has selected.
     """
 
     prompts: Sequence[Prompt]
@@ -204,7 +208,8 @@ class Alone:
     def shortened(self, adapter: Adapter, method: Intervention, inputs: Mapping[str, ImageInputs]) -> "Alone":
         """The same with what the method leaves of the images."""
         prompts = [*self.prompts, *self.branches]
-        selection = Selection.of(adapter, method, prompts, inputs, self.features, self.marks)
+        marked = {image.key for prompt in self.prompts for image in prompt.images}
+        selection = Selection.of(adapter, method, prompts, inputs, self.features, marked)
         shorter = [selection.shorten(prompt) for prompt in prompts]
         n = len(self.prompts)
         return Alone(shorter[:n], shorter[n:], selection.features, selection.marks)

@@ -113,7 +113,7 @@ def test_divprune(divprune):
         selected = bound.select_tokens(images)
         for row, one in enumerate(selected):
             assert torch.equal(one.index, vector["kept_sorted"][row].long())
-            order = most_different(vector["features"][row], count)
+            order = most_different(vector["features"][row : row + 1], count)[0]
             assert torch.equal(order, vector["selected_in_pick_order"][row].long())
         shared = DivPrune(keep=vector.params["ratio"]).bind(vectors.info(2)).select_tokens(images)
         assert [len(one.index) for one in shared] == [count] * len(images)

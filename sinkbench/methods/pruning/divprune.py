@@ -1,5 +1,6 @@
 """DivPrune: keep the image tokens that lie farthest from each other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +13,11 @@ from sinkbench.methods.pruning.budget import check_keep
 from sinkbench.methods.pruning.select import SelectingIntervention
 
 if TYPE_CHECKING:
-    from sinkbench.engine.selection import SeenImage, Selected
+    from sinkbench.engine.selection import Selected
+    from sinkbench.methods.pruning.select import Choice
+
+_DISTANCES = 1 << 27
+"""Most distances between features in memory at once, in numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,21 @@ class DivPrune(Method):
 class DivPruneIntervention(SelectingIntervention):
     """DivPrune on a model."""
 
-    def choose(self, image: "SeenImage", places: Tensor, count: int) -> "Selected":
-        """The most different features."""
+    def choose_all(self, choices: "Sequence[Choice]") -> "list[Selected]":
+        """The most different features, of images of a size together: each choice waits for the one before it."""
         from sinkbench.engine.selection import Selected
 
-        return Selected(places[most_different(image.features[places], count).sort().values])
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, each in enumerate(choices):
+            alike.setdefault((len(each.places), each.count), []).append(number)
+        chosen: dict[int, Selected] = {}
+        for (n, count), numbers in alike.items():
+            size = max(1, _DISTANCES // n**2)
+            for group in (numbers[start : start + size] for start in range(0, len(numbers), size)):
+                features = torch.stack([choices[number].image.features[choices[number].places] for number in group])
+                for number, index in zip(group, most_different(features, count), strict=True):
+                    chosen[number] = Selected(choices[number].places[index.sort().values])
+        return [chosen[number] for number in range(len(choices))]
 
 
 def most_different(features: Tensor, count: int) -> Tensor:
@@ -63,17 +78,18 @@ def most_different(features: Tensor, count: int) -> Tensor:
     The first is the one farthest from its nearest neighbour; then always the one farthest from all that are chosen.
 
     Args:
-        features: (N, d), N at least 2.
-        count: How many, at most N.
+        features: (B, N, d), N at least 2.
+        count: How many of each B, at most N.
 
     Returns:
-        (count,) int64.
+        (B, count) int64.
     """
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
-    distance = 1 - unit @ unit.T
-    first = distance.kthvalue(2, dim=0).values.argmax()
-    chosen, nearest = [first], distance[first]
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    distance = 1 - unit @ unit.transpose(1, 2)
+    each = torch.arange(len(features), device=features.device)
+    chosen = [distance.kthvalue(2, dim=1).values.argmax(1)]
+    nearest = distance[each, chosen[0]]
     for _ in range(count - 1):
-        chosen.append(nearest.argmax())
-        nearest = nearest.minimum(distance[chosen[-1]])
-    return torch.stack(chosen)
+        chosen.append(nearest.argmax(1))
+        nearest = nearest.minimum(distance[each, chosen[-1]])
+    return torch.stack(chosen, dim=1)
