@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check format sinks calibrations reproduce-pruning pruning-boards clean
+.PHONY: install demo test check format sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
 
 install: $(VENV)/.installed
 
@@ -59,7 +59,7 @@ sinks: install
 # The shipped calibrations: a few minutes a model on a free core.
 CALIBRATIONS = configs/calibrations
 CALIBRATE = HF_HUB_OFFLINE=1 $(SINKBENCH) calibrate
-calibrations: install
+calibrations: calibrations-debias
 	for model in tiny-llava tiny-qwen tiny-internvl; do \
 	  $(CALIBRATE) iri --model $$model --task scenes_pope --set iri.samples=40 --device cpu --no-pictures \
 	    --output $(CALIBRATIONS)/iri/$$model.json || exit 1; \
@@ -72,6 +72,15 @@ calibrations: install
 	$(SINKBENCH) assets fetch smol-llava
 	$(CALIBRATE) iri --model smol-llava --task scenes_pope --set iri.samples=40 --set 'iri.categories=[last]' --device cpu \
 	  --no-pictures --output $(CALIBRATIONS)/iri/smol-llava.json
+
+# The trend of each host's scores, of PyramidDrop's in the layer where the boards below begin; DEBIAS_HOSTS=himap makes one only.
+DEBIAS_HOSTS ?= fastv himap pyramiddrop sparsevlm tokencarve
+AS_pyramiddrop = --set pyramiddrop.layers=[1,3,5]
+calibrations-debias: install
+	for model in tiny-llava tiny-qwen tiny-internvl; do \
+	  $(foreach host,$(DEBIAS_HOSTS),$(CALIBRATE) debias --model $$model --task scenes_pope --set debias.host=$(host) $(AS_$(host)) \
+	    --device cpu --no-pictures --output $(CALIBRATIONS)/debias/$$model.$(host).json || exit 1;) \
+	done
 
 # Pruning at 192, 128 and 64 of LLaVA-1.5's 576 tokens, or the same shares of a shipped model's (SCALE=tiny).
 SCALE ?= tiny
@@ -94,7 +103,7 @@ endif
 	$(SINKBENCH) leaderboard $(PRUNING) --claims configs/papers/pruning_llava15.yaml --retained --pareto macs \
 	  --picture $(PRUNING)/pareto.png
 
-# All pruning methods at three budgets on the shipped models; half an hour on two cores. Methods that cannot reach 10 % (the
+# All pruning methods at three budgets on the shipped models; some forty minutes on two cores. Methods that cannot reach 10 % (the
 # layers before their first drop hold more) run at 15 %.
 PRUNING_BOARD ?= runs/pruning
 FREE = divprune fastervlm fastv himap pool random tokencarve uniform vflowopt visiondrop visionzip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import SinkbenchError, UsageError
+from sinkbench.methods import calibrated_for, method_class
 from sinkbench.schemas import validate
 
 SCHEMA_VERSION = 1
@@ -53,10 +54,15 @@ class Calibration:
         del rest["sha256"]
         return {"schema_version": SCHEMA_VERSION, **rest}
 
+    @property
+    def scoring(self) -> str:
+        """The method for whose scores it is (`Method.calibrated_for`); empty where that makes no difference."""
+        return calibrated_for(self.method, (), self.params)
+
     def summary(self) -> dict[str, Any]:
         """What run.json says of a calibration that a run used: enough to find it, and no path."""
         return {
-            "name": f"{self.method}/{self.model['name']}",
+            "name": ".".join(filter(None, (f"{self.method}/{self.model['name']}", self.scoring))),
             "created": self.created,
             "commit": self.code["commit"],
             "data": {key: self.data[key] for key in ("task", "split", "fingerprint")},
@@ -130,7 +136,7 @@ class Calibration:
         raise UsageError(
             f"the calibration of {self.method} for {self.model['name']} (of {self.created}) was measured on other "
             f"weights or preprocessing than {name} has here",
-            f"Measure anew: {again(self.method, name, self.data['task'])}. "
+            f"Measure anew: {self.again(name, self.data['task'])}. "
             f"Or leave it out: --set {self.method}.calibration=none",
         )
 
@@ -148,8 +154,17 @@ class Calibration:
             raise UsageError(
                 f"the calibration of {self.method} for {self.model['name']} was learned from the very data that "
                 f"{task} asks about here; its score would say nothing",
-                f"Evaluate on other data, or measure anew on others: {again(self.method, self.model['name'], task)}",
+                f"Evaluate on other data, or measure anew on others: {self.again(self.model['name'], task)}",
             )
+
+    def again(self, model: str, task: str | None) -> str:
+        """The command that calibrates the method for a model in this way."""
+        parts = ["sinkbench calibrate", self.method, "--model", model]
+        if task:
+            parts += ["--task", task]
+        if self.scoring:
+            parts += ["--set", f"{self.method}.{method_class(self.method).calibrated_for}={self.scoring}"]
+        return " ".join(parts)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -168,8 +183,3 @@ def identifying(model: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells models apart: local weights by content, the hub's by id and revision; and the preprocessing."""
     weights = (model["fingerprint"],) if model["fingerprint"] else (model["id"], model["revision"])
     return (*weights, model["options"])
-
-
-def again(method: str, model: str, task: str | None) -> str:
-    """The command that calibrates a method for a model."""
-    return f"sinkbench calibrate {method} --model {model}" + (f" --task {task}" if task else "")

@@ -1,7 +1,7 @@
 """What a calibrator is: frozen settings, and how the hyper-parameters of a method are measured on a model."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -47,6 +47,7 @@ class Bench:
         seed: For whatever is drawn at random.
         batch_size: Most samples a batch.
         progress: To be told how far it is.
+        scoring: Parameters, by name, of the method for whose scores it is calibrated (`Method.calibrated_for`).
     """
 
     adapter: Adapter
@@ -56,6 +57,7 @@ class Bench:
     seed: int = 0
     batch_size: int | Literal["auto"] = "auto"
     progress: Progress = lambda _done, _total: None
+    scoring: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,12 @@ class Calibrator:
 
     Class attributes:
         needs_task: Whether it needs a task's questions. Otherwise it takes those of a task if one is given.
+        scoring: The method for whose scores it calibrates unless the field `Method.calibrated_for` names another;
+            empty where the method has no such field.
     """
 
     needs_task: ClassVar[bool] = True
+    scoring: ClassVar[str] = ""
 
     def check_task(self, task: str) -> None:
         """See that a task's questions are of the kind that is needed, before anything is loaded.

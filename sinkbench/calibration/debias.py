@@ -19,9 +19,6 @@ from sinkbench.methods.base import Intervention
 from sinkbench.methods.composed import ComposedIntervention
 from sinkbench.methods.pruning.debias import Debias, Form, images_of, trend_weights
 
-HOST = "fastv"
-"""The method whose scores are looked at unless `debias.host` names another."""
-
 _SCORE = "debias.score"
 _SHOWN = 9
 
@@ -50,6 +47,7 @@ class FindTrend(Calibrator):
     samples: int = 200
 
     needs_task: ClassVar[bool] = True
+    scoring: ClassVar[str] = "fastv"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -59,12 +57,12 @@ class FindTrend(Calibrator):
         """Ask, average, and fit the form that the method has."""
         method, info = bench.method, bench.adapter.info
         assert isinstance(method, Debias)
-        name = method.host or HOST
+        name = method.host or self.scoring
         if name not in method_names() or not method_class(name).scores:
             raise UsageError(
                 f"debias.host={name} ranks no image tokens by attention", "For example: --set debias.host=fastv."
             )
-        host = get_method(name, {}, info.name)
+        host = get_method(name, bench.scoring, info.name)
         prompts = [bench.adapter.encode(each.request) for each in _evenly(bench.questions, self.samples)]
         if not (prompts := [prompt for prompt in prompts if prompt.visual_tokens]):
             raise UsageError("the questions show no image, and the trend is along one", "Choose a task about images.")

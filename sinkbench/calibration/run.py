@@ -21,7 +21,7 @@ from sinkbench.calibration.registry import calibrator_class
 from sinkbench.environment import git_state
 from sinkbench.errors import UsageError
 from sinkbench.inspection.prompts import PROMPTS
-from sinkbench.methods import get_method, typed_fields
+from sinkbench.methods import calibrated_for, get_method, profile_params, typed_fields
 from sinkbench.record import model_identity
 from sinkbench.store import check_writable
 from sinkbench.tasks import check_data, task_info
@@ -113,10 +113,12 @@ def calibrate(
         UsageError: A name, setting, file or device is wrong, or the data are what the task evaluates.
         SinkbenchError: Nothing was found that the method could use.
     """
-    calibrator, params, task_params = _parts(settings)
+    calibrator, scoring, (params, scoring_params, task_params) = _parts(settings)
     preset = resolve_model(settings.model)
     _check(settings, calibrator, preset, task_params)
-    file = settings.output or user_file(settings.method, preset.name)
+    if scoring:
+        get_method(scoring, scoring_params, preset.name)
+    file = settings.output or user_file(settings.method, preset.name, scoring)
     check_writable(file.parent)
     check_available(preset)
     method = get_method(settings.method, params, preset.name)
@@ -141,7 +143,7 @@ def calibrate(
         adapter = load_adapter(preset, settings.device, settings.dtype)
         say(f"calibrating {settings.method} on {about['n']} questions")
         bench |= {"seed": settings.seed, "batch_size": settings.batch_size, "progress": progress}
-        found = calibrator.measure(Bench(adapter, method, **bench))
+        found = calibrator.measure(Bench(adapter, method, scoring=scoring_params, **bench))
     # What a run would refuse must not be written.
     get_method(settings.method, {**params, **found.params}, preset.name).bind(adapter.info)
     calibration = _document(settings, preset, str(adapter.dtype).removeprefix("torch."), calibrator, found, about)
@@ -152,27 +154,39 @@ def calibrate(
     return Outcome(Calibration.read(file), file, found.table, picture if drawn else None)
 
 
-def _parts(settings: Settings) -> tuple[Calibrator, dict[str, Any], dict[str, Any]]:
-    """The calibrator with its settings; the method's parameters; the task's."""
+def _parts(settings: Settings) -> tuple[Calibrator, str, tuple[dict[str, Any], ...]]:
+    """The calibrator; the method for whose scores it is; and parameters of the method, of that one, and of the task."""
     cls = calibrator_class(settings.method)
     own = {field.name for field in dataclasses.fields(cls)}
-    shares: dict[str, dict[str, Any]] = {"calibrator": {}, "method": {}, "task": {}}
+    scoring = _scoring(settings, cls)
+    shares: dict[str, dict[str, Any]] = {"calibrator": {}, "method": {}, "scoring": {}, "task": {}}
     for key, value in settings.params.items():
         owner, _, name = key.partition(".")
-        if owner not in (settings.method, settings.task):
+        if owner not in (settings.method, settings.task, scoring):
+            methods = " nor to ".join(filter(None, (settings.method, scoring)))
             raise UsageError(
-                f"parameter {key!r} belongs neither to {settings.method} nor to a task of this command",
+                f"parameter {key!r} belongs neither to {methods} nor to a task of this command",
                 f"Write --set {settings.method}.NAME=VALUE; settings of its calibration: {', '.join(sorted(own))}.",
             )
         if name == "calibration":
             raise UsageError(f"{key} is for runs", "Leave it out: a calibration does not start from another one.")
-        share = "task" if owner == settings.task else "calibrator" if name in own else "method"
+        by_owner = {settings.task: "task", scoring: "scoring"}
+        share = by_owner.get(owner) or ("calibrator" if name in own else "method")
         shares[share][name] = value
     calibrator = cls(**typed_fields(cls, settings.method, shares["calibrator"]))
     if not {*shares["method"]} <= {"profile", *_fields(settings.method)}:
         # The nearest name may be a setting's.
         typed_fields(cls, settings.method, shares["method"], _fields(settings.method))
-    return calibrator, shares["method"], shares["task"]
+    return calibrator, scoring, (shares["method"], shares["scoring"], shares["task"])
+
+
+def _scoring(settings: Settings, cls: type[Calibrator]) -> str:
+    """The method for whose scores the calibration will be (`Method.calibrated_for`), or empty."""
+    own = {
+        key.partition(".")[2]: value for key, value in settings.params.items() if key.startswith(f"{settings.method}.")
+    }
+    given = profile_params(settings.method, own.get("profile")) | own
+    return calibrated_for(settings.method, (), given) or cls.scoring
 
 
 def _fields(method: str) -> list[str]:

@@ -11,8 +11,9 @@ import typer
 from sinkbench.cli import options
 
 if TYPE_CHECKING:
+    from sinkbench.calibration.artefact import Calibration
     from sinkbench.calibration.base import Progress
-    from sinkbench.calibration.run import Outcome
+    from sinkbench.calibration.run import Outcome, Settings
 
 TASK_HELP = "Whose questions to learn from, never those it evaluates: Scenes are rendered anew."
 
@@ -124,7 +125,7 @@ def calibrate(
     console = message_console()
     with _bar() as progress:
         outcome = calibrate(settings, lambda line: console.print(line, highlight=False, markup=False), progress)
-    _show(outcome, settings.model, settings.task, output)
+    _show(outcome, settings)
 
 
 @contextmanager
@@ -152,12 +153,11 @@ def _bar() -> "Iterator[Progress]":
         yield progress
 
 
-def _show(outcome: "Outcome", model: str, task: str | None, output: Path | None) -> None:
+def _show(outcome: "Outcome", settings: "Settings") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from sinkbench.cli.console import output_console
-    from sinkbench.methods import method_class
 
     console, calibration = output_console(), outcome.calibration
     if outcome.table:
@@ -171,12 +171,21 @@ def _show(outcome: "Outcome", model: str, task: str | None, output: Path | None)
         console.print(table)
     lines = [f"{name}: {value}" for name, value in calibration.params.items()]
     lines.append(f"Written to {outcome.file}" + (f", drawn in {outcome.picture.name}." if outcome.picture else "."))
-    method = calibration.method
-    if method_class(method).weighs:
-        method = f"{calibration.params['host']}+{method}"
-    command = ["sinkbench", "eval", "--model", model, "--method", method, "--task", task or "scenes_pope"]
-    if output is not None:
-        command += ["--set", f"{calibration.method}.calibration={output}"]
-    lines.append(f"Next: {shlex.join(command)}")
+    lines.append(f"Next: {shlex.join(_next(calibration, settings))}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _next(calibration: "Calibration", settings: "Settings") -> list[str]:
+    """A command that uses it, beside the method for whose scores it is, as that was."""
+    from sinkbench.cli.method_tables import as_typed
+
+    method, scoring = calibration.method, calibration.scoring
+    command = ["sinkbench", "eval", "--model", settings.model]
+    command += ["--method", f"{scoring}+{method}" if scoring else method, "--task", settings.task or "scenes_pope"]
+    if settings.output is not None:
+        command += ["--set", f"{method}.calibration={settings.output}"]
+    for key, value in settings.params.items():
+        if scoring and key.startswith(f"{scoring}."):
+            command += ["--set", f"{key}={as_typed(value)}"]
+    return command

@@ -43,7 +43,7 @@ def show_method(method: "Description", console: Console) -> None:
         "touches": method.touches,
         "cost": f"{method.cost}: {COSTS[method.cost]}" if method.cost else "",
         "calibration": method.calibration,
-        "calibrated for": ", ".join(method.calibrated),
+        "calibrated for": ", ".join(_calibrated(method)),
         "plug-in": method.distribution,
     }
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -119,6 +119,12 @@ def _paragraphs(known: Iterable["Description"]) -> Table:
         line = " · ".join(f"{key} {value}".strip() for key, value in facts.items() if value)
         grid.add_row(method.name, Text.assemble(method.summary, "\n", (line, "dim")))
     return grid
+
+
+def _calibrated(method: "Description") -> list[str]:
+    """The models with a calibration, and in brackets the methods for whose scores it is."""
+    scoring = {model: f" ({', '.join(names)})" for model, names in method.calibrated_for.items()}
+    return [f"{model}{scoring.get(model, '')}" for model in method.calibrated]
 
 
 def _short(paper: "Paper | None") -> str:

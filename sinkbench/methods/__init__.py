@@ -117,7 +117,7 @@ def get_method(
 
     A parameter's value is, in this order: what `params` says; the `--set NAME.profile` chosen in
     configs/methods/NAME.yaml; what a calibration on the model found; that file's entry for `model`; the default of the
-    class.
+    class. Which method's scores a part is calibrated for (`Method.calibrated_for`) goes by the composition at the last.
 
     Args:
         name: "var", or "a+b" to compose.
@@ -146,6 +146,7 @@ def get_method(
             {k.partition(".")[2]: v for k, v in qualified.items() if k.startswith(f"{part}.")},
             model,
             (calibrations or {}).get(part),
+            calibrated_for(part, names, {}),
         )
         for part, cls in zip(names, classes, strict=True)
     ]
@@ -156,14 +157,29 @@ def get_method(
     return Composed(tuple(parts))
 
 
-def _build(cls: "type[Method]", params: dict[str, Any], model: str, calibration: "Calibration | None") -> "Method":
+def calibrated_for(name: str, names: Iterable[str], values: Mapping[str, Any]) -> str:
+    """For which method's scores a method must be calibrated; empty where that makes no difference, or nothing says it.
+
+    Args:
+        name: The method.
+        names: Those of its composition.
+        values: Its parameters that are given, by name; what they say comes first.
+    """
+    field = method_class(name).calibrated_for
+    if not field:
+        return ""
+    return str(values.get(field) or next((other for other in names if method_class(other).scores), ""))
+
+
+def _build(
+    cls: "type[Method]", params: dict[str, Any], model: str, calibration: "Calibration | None", scoring: str
+) -> "Method":
     profile = params.pop("profile", None)
-    if isinstance(profile, int):  # --set fastv.profile=192
-        profile = str(profile)
     more = ("profile", "calibration") if cls.calibration else ("profile",)
     own = {key: value for key, value in params.items() if key not in more}
     calibrated = calibration.params if calibration else {}
-    values = {**_of_model(cls.name, model), **calibrated, **_of_profile(cls.name, profile), **own}
+    composed = {cls.calibrated_for: scoring} if scoring else {}
+    values = {**composed, **_of_model(cls.name, model), **calibrated, **profile_params(cls.name, profile), **own}
     return cls(**typed_fields(cls, cls.name, values, more))
 
 
@@ -203,11 +219,16 @@ def _of_model(name: str, model: str) -> dict[str, Any]:
     return dict(method_config(name)["models"].get(model, {}).get("params", {}))
 
 
-def _of_profile(name: str, profile: str | None) -> dict[str, Any]:
-    """Values of a profile of the method's config."""
+def profile_params(name: str, profile: str | int | None) -> dict[str, Any]:
+    """Values of a profile of a method's config; a number is a name too, as in `--set fastv.profile=192`.
+
+    Raises:
+        UsageError: It has no such profile.
+    """
     profiles = method_config(name)["profiles"]
     if profile is None:
         return {}
+    profile = str(profile)
     if profile not in profiles:
         raise UsageError(f"{name} has no profile {profile!r}", f"Profiles of {name}: {', '.join(profiles) or 'none'}.")
     return dict(profiles[profile]["params"])

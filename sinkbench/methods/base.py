@@ -381,6 +381,9 @@ class Method:
         family: One of `FAMILIES`; empty means not stated.
         cost: The dearest of `COSTS` that it takes with its default parameters; empty means not stated.
         calibration: What must be measured on a model before the method can run there; empty means nothing.
+        calibrated_for: The field that names the method for whose scores a calibration is, where a model has one for
+            each such method; empty where it has one. In a composition the part that `scores` is meant, unless the
+            field is given.
         refocuses: Whether it answers another request than was asked, after `Intervention.looks`; a composition can
             hold one such method.
         selects: Whether it drops or merges image tokens before the language model (`Intervention.select_tokens`).
@@ -397,6 +400,7 @@ class Method:
     family: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     calibration: ClassVar[str] = ""
+    calibrated_for: ClassVar[str] = ""
     refocuses: ClassVar[bool] = False
     selects: ClassVar[bool] = False
     prunes: ClassVar[bool] = False

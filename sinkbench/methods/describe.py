@@ -66,6 +66,7 @@ class Description:
         cost: One of `COSTS`, or empty.
         calibration: What must be measured before, or empty.
         calibrated: Models for which that is at hand, shipped or made by this user.
+        calibrated_for: Of such models the methods for whose scores it is, where these make a difference.
         refocuses: Whether it answers another request than was asked.
         distribution: Name and version of the plug-in's distribution; empty for sinkbench's own methods.
         parameters: Its hyper-parameters.
@@ -82,6 +83,7 @@ class Description:
     cost: str
     calibration: str
     calibrated: tuple[str, ...]
+    calibrated_for: dict[str, tuple[str, ...]]
     refocuses: bool
     distribution: str
     parameters: tuple[Parameter, ...]
@@ -108,6 +110,7 @@ def describe(name: str) -> Description:
         UsageError: Nobody is called so.
     """
     cls, config = method_class(name), method_config(name)
+    calibrated = calibrated_models(name) if cls.calibration else {}
     return Description(
         name=name,
         family=cls.family,
@@ -117,7 +120,8 @@ def describe(name: str) -> Description:
         observes=_stage_names(cls.observes),
         cost=cls.cost,
         calibration=cls.calibration,
-        calibrated=tuple(calibrated_models(name)) if cls.calibration else (),
+        calibrated=tuple(calibrated),
+        calibrated_for={model: scoring for model, scoring in calibrated.items() if scoring},
         refocuses=cls.refocuses,
         distribution=distribution(name),
         parameters=parameters(cls),

@@ -79,7 +79,8 @@ def _checked(cls: Any, name: str) -> "type[Method]":
 
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise BrokenPluginError(f"{cls!r} is no subclass of sinkbench.methods.base.Method")
-    kinds = {"name": str, "summary": str, "paper": Paper | None, "edits": Stage, "observes": Stage, "calibration": str}
+    kinds = {"name": str, "summary": str, "paper": Paper | None, "edits": Stage, "observes": Stage}
+    kinds |= {"calibration": str, "calibrated_for": str}
     for key, kind in kinds.items():
         if not isinstance(getattr(cls, key, ...), kind):
             raise BrokenPluginError(f"{cls.__name__}.{key} is missing or no {getattr(kind, '__name__', kind)}")

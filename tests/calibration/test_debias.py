@@ -8,8 +8,10 @@ import torch
 from harness import adapter, image, model_folder, request
 
 from sinkbench.adapters import load_adapter, resolve_model
+from sinkbench.calibration import run
 from sinkbench.calibration.base import Bench, Question
 from sinkbench.calibration.debias import FindTrend, fitted
+from sinkbench.calibration.lookup import calibrations_for
 from sinkbench.calibration.registry import calibrator_class
 from sinkbench.calibration.run import Settings, calibrate
 from sinkbench.diagnostics.recency import Curve
@@ -20,6 +22,7 @@ from sinkbench.methods import get_method
 from sinkbench.methods.base import Intervention
 from sinkbench.methods.pruning.debias import Debias, trend_weights
 from sinkbench.methods.pruning.fastv import FastVIntervention
+from sinkbench.record import model_identity
 
 
 def questions(n: int = 6, **size: int) -> list[Question]:
@@ -123,6 +126,14 @@ def test_images_of_several_sizes_share_relative_bins(monkeypatch):
     assert found.params["trend"] == [pytest.approx(0.8, rel=0.05)]
 
 
+def test_hosts_are_measured_with_their_parameters():
+    bench = Bench(adapter("llava"), Debias(host="fastv"), questions(2))
+    first, second = (FindTrend().measure(replace(bench, scoring={"layer": layer})) for layer in (1, 2))
+    assert (first.evidence["host_params"]["layer"], second.evidence["host_params"]["layer"]) == (1, 2)
+    assert first.params["trend"] != second.params["trend"]
+    assert second.params == FindTrend().measure(bench).params
+
+
 @pytest.mark.parametrize("host", ["pyramiddrop", "tokencarve"])
 def test_other_hosts_are_measured_at_their_first_stage(host):
     a = adapter("llava")
@@ -160,3 +171,41 @@ def test_a_calibration_is_written_and_taken(model, learning, tmp_path):
     method = get_method("fastv+debias", {}, "tiny-random", {"debias": found})
     assert method.params()["debias.trend"] == tuple(found.params["trend"])
     assert method.params()["debias.host"] == "fastv"
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ({}, "fastv"),
+        ({"debias.host": ""}, "fastv"),
+        ({"debias.host": "pyramiddrop", "pyramiddrop.layers": [1, 2, 3]}, "pyramiddrop"),
+        ({"debias.profile": "tcarve-gqa"}, "tokencarve"),
+    ],
+)
+def test_the_host_is_in_the_name_of_the_file(given, host, model, learning, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    settings = Settings("debias", str(model), "scenes_pope", {"debias.samples": 2, **given}, data_dir=learning)
+    outcome = calibrate(settings)
+    assert outcome.file == tmp_path / "sinkbench" / "calibrations" / "debias" / f"tiny-random.{host}.json"
+    assert outcome.calibration.params["host"] == outcome.calibration.scoring == host
+    if layers := given.get("pyramiddrop.layers"):
+        assert outcome.calibration.evidence["host_params"]["layers"] == layers
+    preset = resolve_model(str(model))
+    found = calibrations_for([host, "debias"], {}, preset.name, model_identity(preset))
+    assert found == {"debias": outcome.calibration}
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"himap.keep": 0.5}, "'himap.keep' belongs neither to debias nor to fastv nor to a task"),
+        ({"debias.host": "himap", "fastv.keep": 0.5}, "'fastv.keep' belongs neither to debias nor to himap nor to"),
+        ({"debias.host": "himap", "himap.kep": 0.5}, "unknown parameter 'himap.kep'"),
+        ({"debias.host": "hymap"}, "unknown method 'hymap'"),
+        ({"debias.profile": "himap"}, "debias has no profile 'himap'"),
+    ],
+)
+def test_what_is_wrong_about_the_host_is_said_before_anything_is_loaded(params, message, monkeypatch):
+    monkeypatch.setattr(run, "load_adapter", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match=message):
+        calibrate(Settings("debias", "tiny-llava", "scenes_pope", params))

@@ -7,6 +7,7 @@ from sinkbench.calibration import lookup
 from sinkbench.calibration.lookup import calibrated_models, calibrations_for, find, user_file
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
+from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.describe import describe
 
 IDENTITY = calibration().model
@@ -91,8 +92,103 @@ def test_only_methods_that_take_one_have_the_option():
 
 
 def test_list_methods_tells_what_is_at_hand(folders):
-    assert calibrated_models("iri") == []
+    assert calibrated_models("iri") == {}
     rates(0.1).write(folders / "shipped" / "iri" / "tiny-llava.json")
     rates(0.1).write(user_file("iri", "mine"))
     assert describe("iri").calibrated == ("mine", "tiny-llava")
+    assert describe("iri").calibrated_for == {}
     assert describe("greedy").calibrated == ()
+
+
+def trend(host, b):
+    params = {"host": host, "form": "exp", "trend": [b], "canvas": "none", "padding": 0.5}
+    return calibration(method="debias", params={key: value for key, value in params.items() if value != ""})
+
+
+def taken(method, **given):
+    """b of the trend that a run takes from a calibration of the model tiny; None where it takes none."""
+    params = {f"debias.{key}": value for key, value in given.items()}
+    found = calibrations_for(method.split("+"), params, "tiny", IDENTITY)
+    return found["debias"].params["trend"][0] if found else None
+
+
+def test_a_calibration_for_one_methods_scores_has_it_in_its_name():
+    assert user_file("debias", "tiny", "himap").name == "tiny.himap.json"
+    assert user_file("debias", "../a.b", "himap").name == ".._a.b.himap.json"
+    assert trend("himap", 1.0).summary()["name"] == "debias/tiny.himap"
+
+
+def test_a_composition_takes_the_one_for_its_host_the_users_first(folders):
+    shipped = folders / "shipped" / "debias"
+    assert taken("himap+debias") is None
+    trend("himap", 1.0).write(shipped / "tiny.himap.json")
+    trend("fastv", 2.0).write(shipped / "tiny.fastv.json")
+    assert taken("himap+debias") == taken("debias+himap") == taken("sample+himap+debias") == 1.0
+    assert taken("fastv+debias") == 2.0
+    assert taken("sparsevlm+debias") is taken("debias") is None
+    trend("himap", 3.0).write(user_file("debias", "tiny", "himap"))
+    assert (taken("himap+debias"), taken("fastv+debias")) == (3.0, 2.0)
+    assert taken("himap+debias", calibration="none") is None
+    assert taken("himap+debias", calibration=str(shipped / "tiny.fastv.json")) == 2.0
+
+
+def test_a_host_that_is_given_counts_more_than_the_composition(folders):
+    for host, b in (("himap", 1.0), ("fastv", 2.0)):
+        trend(host, b).write(user_file("debias", "tiny", host))
+    assert taken("himap+debias", host="fastv") == 2.0
+    # A profile gives all but what images are put on.
+    assert taken("himap+debias", profile="fastv") == 2.0
+    assert taken("himap+debias", profile="fastv", host="himap") == 1.0
+    assert taken("himap+debias", host="") == 1.0
+    assert taken("himap+debias", profile="fastv", canvas="none") is None
+    with pytest.raises(UsageError, match="debias has no profile 'fast'"):
+        taken("himap+debias", profile="fast")
+
+
+def test_a_file_without_a_host_in_its_name_is_taken_where_its_host_fits(folders):
+    trend("fastv", 1.0).write(user_file("debias", "tiny"))
+    assert taken("fastv+debias") == taken("debias") == 1.0
+    assert taken("himap+debias") is None
+    trend("himap", 2.0).write(folders / "shipped" / "debias" / "tiny.himap.json")
+    assert taken("himap+debias") == 2.0
+    trend("fastv", 3.0).write(user_file("debias", "tiny", "fastv"))
+    assert taken("fastv+debias") == 3.0
+    trend("", 4.0).write(user_file("debias", "tiny"))
+    assert taken("himap+debias") == 4.0
+
+
+def test_what_is_missing_or_of_another_host_is_said_with_the_command_that_measures_it(folders):
+    info = ModelInfo("tiny", n_layers=4, n_heads=4, n_kv_heads=2, hidden_size=64)
+    trend("fastv", 1.0).write(user_file("debias", "tiny", "fastv"))
+    found = calibrations_for(["himap", "debias"], {}, "tiny", IDENTITY)
+    with pytest.raises(UsageError, match=r"debias\.trend is not known of tiny for himap's scores") as caught:
+        get_method("himap+debias", {}, "tiny", found).bind(info)
+    command = "sinkbench calibrate debias --model {} --task scenes_pope --set debias.host=himap"
+    assert command.format("tiny") in caught.value.hint
+    given = {"debias.calibration": str(user_file("debias", "tiny", "fastv"))}
+    found = calibrations_for(["himap", "debias"], given, "tiny", IDENTITY)
+    with pytest.raises(UsageError, match=r"debias\.trend is of fastv's scores, and himap ranks by others") as caught:
+        get_method("himap+debias", given, "tiny", found)
+    assert command.format("NAME") in caught.value.hint
+    assert get_method("himap+debias", {**given, "debias.host": ""}, "tiny", found).params()["debias.trend"] == (1.0,)
+    trend("himap", 1.0).write(user_file("debias", "tiny", "himap"))
+    with pytest.raises(UsageError, match="measured on other weights") as caught:
+        calibrations_for(["himap", "debias"], {}, "tiny", {**IDENTITY, "fingerprint": "0" * 64})
+    assert f"{command.format('tiny')}. " in caught.value.hint
+
+
+def test_a_part_without_a_host_gets_that_of_its_composition():
+    given = {"debias.trend": [1.0]}
+    assert get_method("tokencarve+debias", given).params()["debias.host"] == "tokencarve"
+    assert get_method("tokencarve+debias", {**given, "debias.host": ""}).params()["debias.host"] == ""
+    assert get_method("debias", given).params()["host"] == ""
+
+
+def test_list_methods_tells_hosts_with_the_models_and_never_as_such(folders):
+    for model, host in (("internvl3.5-8b", "himap"), ("tiny-llava", "himap"), ("tiny-llava", "fastv")):
+        trend(host, 1.0).write(user_file("debias", model, host))
+    trend("fastv", 1.0).write(folders / "shipped" / "debias" / "tiny-llava.fastv.json")
+    trend("fastv", 1.0).write(user_file("debias", "qwen2.5-vl-7b"))
+    known = describe("debias")
+    assert known.calibrated == ("internvl3.5-8b", "qwen2.5-vl-7b", "tiny-llava")
+    assert known.calibrated_for == {"internvl3.5-8b": ("himap",), "tiny-llava": ("fastv", "himap")}

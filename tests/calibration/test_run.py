@@ -11,7 +11,7 @@ from sinkbench import runner
 from sinkbench.adapters import resolve_model
 from sinkbench.calibration import run
 from sinkbench.calibration.artefact import Calibration
-from sinkbench.calibration.lookup import calibrations_for, shipped_folder, user_file
+from sinkbench.calibration.lookup import calibrations_for, file_name, shipped_folder, user_file
 from sinkbench.calibration.run import Settings, calibrate
 from sinkbench.errors import SinkbenchError, UsageError
 from sinkbench.methods import get_method
@@ -153,9 +153,13 @@ def test_shipped_calibrations_fit_the_shipped_models():
     }
     for file in files:
         assert file.stat().st_size < 60_000
-        shipped, preset = Calibration.read(file), resolve_model(file.stem)
+        shipped, method = Calibration.read(file), file.parent.name
+        preset = resolve_model(shipped.model["name"])
+        assert file.name == file_name(preset.name, shipped.scoring)
         assert shipped.data["split"] == "train"
-        taken = calibrations_for([file.parent.name], {}, preset.name, model_identity(preset))
-        assert taken == {file.parent.name: shipped}
-        params = get_method(file.parent.name, {}, preset.name, taken).params()
-        assert {key: json.loads(json.dumps(params[key])) for key in shipped.params} == shipped.params
+        names = [shipped.scoring, method] if shipped.scoring else [method]
+        taken = calibrations_for(names, {}, preset.name, model_identity(preset))
+        assert taken[method] == shipped
+        params = get_method("+".join(names), {}, preset.name, taken).params()
+        prefix = f"{method}." if shipped.scoring else ""
+        assert {key: json.loads(json.dumps(params[prefix + key])) for key in shipped.params} == shipped.params

@@ -31,6 +31,30 @@ def test_rates_are_found_shown_and_used(sinkbench, model, tmp_path):
     assert "learned from the very data" in done.stderr
 
 
+def test_a_trend_is_found_by_the_composition_that_needs_it(sinkbench, model, tmp_path):
+    learning, home = write_scenes(tmp_path / "learning", 3), {"XDG_DATA_HOME": str(tmp_path / "data")}
+    asked = ("--model", model, "--task", "scenes_pope")
+    host = ("--set", "debias.host=himap", "--set", "himap.layers=[1,3]")
+    done = sinkbench("calibrate", "debias", *asked, "--data-dir", learning, *host, env=home)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/data/sinkbench/calibrations/debias/tiny-random.himap.json." in done.stdout
+    following = f"--model {model} --method himap+debias --task scenes_pope --set 'himap.layers=[1, 3]'"
+    assert f"Next: sinkbench eval {following}" in done.stdout
+    shown = json.loads(sinkbench("list", "methods", "debias", "--json", env=home).stdout)
+    assert shown["calibrated_for"]["tiny-random"] == ["himap"]
+    evaluation = write_scenes(tmp_path / "evaluation", 2)
+    run = ("eval", *asked, "--data-dir", evaluation, "--limit", 2, "--output", tmp_path / "runs")
+    done = sinkbench(*run, "--method", "himap+debias", env=home)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next((tmp_path / "runs").glob("*/run.json")).read_text())
+    assert record["method"]["calibration"]["debias"]["name"] == "debias/tiny-random.himap"
+    assert record["method"]["params"]["debias.host"] == "himap"
+    done = sinkbench(*run, "--method", "fastv+debias", env=home)
+    assert done.returncode == 2
+    command = "sinkbench calibrate debias --model tiny-random --task scenes_pope --set debias.host=fastv"
+    assert command in " ".join(done.stderr.split())
+
+
 def test_mistakes_are_usage_errors_that_say_what_to_type(sinkbench):
     for arguments, words in (
         (("gredy", "--model", "tiny-llava"), "Did you mean greedy"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -68,6 +69,15 @@ def test_one_method_is_told_in_full(width):
         assert words in text
     for meaning in ("before the softmax", "1 turns the branch off"):
         assert set(meaning.split()) <= set(re.findall(r"\w+", text))
+
+
+def test_what_a_calibration_is_for_is_told_with_its_model():
+    several = replace(
+        describe("debias"), calibrated=("mine", "tiny-llava"), calibrated_for={"tiny-llava": ("fastv", "himap")}
+    )
+    lines = printed(show_method, several, 100)
+    told = next(line for line in lines if line.startswith("calibrated for"))
+    assert told.split(maxsplit=2)[2].strip() == "mine, tiny-llava (fastv, himap)"
 
 
 def test_a_method_without_parameters_has_no_empty_tables():

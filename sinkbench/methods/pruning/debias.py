@@ -31,8 +31,8 @@ class Debias(Method):
     Tokens of later stages of a method are ranked by their raw scores, as in the released patches.
 
     Attributes:
-        host: The method whose scores have the trend; another one is refused. Empty: any. A calibration measures
-            fastv's if it is empty.
+        host: The method whose scores have the trend; another one is refused. Empty: any. Unless it is given, it is the
+            one of the composition; a calibration alone measures fastv's.
         form: How the score grows along an image, with x from 0 at its first token to 1 at its last: "exp", t = e^(b·x);
             "cubic", t = 1 + c1·x + c2·x² + c3·x³; "empirical", given by weights. A token's weight is 1 / t.
         trend: exp: b, which is 575 times the b per token of the released weights for 576 tokens. cubic: c1, c2 and c3.
@@ -55,6 +55,7 @@ class Debias(Method):
     family: ClassVar[str] = "pruning"
     cost: ClassVar[str] = "free"
     calibration: ClassVar[str] = "trend of the pruning method's scores along the image"
+    calibrated_for: ClassVar[str] = "host"
     weighs: ClassVar[bool] = True
 
     host: str = ""
@@ -95,8 +96,8 @@ class Debias(Method):
         if self.host and ranking and self.host != ranking:
             raise UsageError(
                 f"debias.trend is of {self.host}'s scores, and {ranking} ranks by others",
-                f"Calibrate it for {ranking}: sinkbench calibrate debias --set debias.host={ranking}; or use the trend "
-                "all the same: --set 'debias.host=\"\"'.",
+                f"Calibrate it for {ranking}: sinkbench calibrate debias --model NAME --task scenes_pope --set "
+                f"debias.host={ranking}; or use this trend all the same: --set 'debias.host=\"\"'.",
             )
 
     def bind(self, model: ModelInfo) -> "DebiasIntervention":
@@ -106,10 +107,11 @@ class Debias(Method):
             UsageError: There is no trend.
         """
         if not self.trend:
+            scores, host = (f" for {self.host}'s scores", f" --set debias.host={self.host}") if self.host else ("", "")
             raise UsageError(
-                f"debias.trend is not known of {model.name}",
-                f"Measure it: sinkbench calibrate debias --model {model.name} --task scenes_pope. Or take a published "
-                "one: --set debias.profile=NAME, `sinkbench list methods debias` shows them; or --set "
+                f"debias.trend is not known of {model.name}{scores}",
+                f"Measure it: sinkbench calibrate debias --model {model.name} --task scenes_pope{host}. Or take a "
+                "published one: --set debias.profile=NAME, `sinkbench list methods debias` shows them; or --set "
                 "debias.trend=[B].",
             )
         return DebiasIntervention(self)
