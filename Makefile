@@ -68,6 +68,10 @@ calibrations: calibrations-debias
 	  $(CALIBRATE) act --model $$model --task scenes_pope --n 10 --set act.threshold=alpha_over_n --device cpu --no-pictures \
 	    --output $(CALIBRATIONS)/act/$$model.json || exit 1; \
 	done
+	for model in tiny-llava tiny-qwen tiny-internvl; do \
+	  $(CALIBRATE) dyvte --model $$model --task scenes_pope --n 80 --set dyvte.width=8 --set dyvte.lr=0.001 --device cpu \
+	    --no-pictures --output $(CALIBRATIONS)/dyvte/$$model.json || exit 1; \
+	done
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
 	$(SINKBENCH) assets fetch smol-llava
 	$(CALIBRATE) iri --model smol-llava --task scenes_pope --set iri.samples=40 --set 'iri.categories=[last]' --device cpu \

@@ -6,6 +6,22 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 
+class NamedFile(str):
+    """A file's name, which is all that a record should say of it, and where the file lies here.
+
+    Attributes:
+        path: Where.
+    """
+
+    path: Path
+
+    def __new__(cls, path: str | Path) -> "NamedFile":
+        """From its place."""
+        named = super().__new__(cls, Path(path).name)
+        named.path = Path(path)
+        return named
+
+
 def resource(name: str) -> Path:
     """The folder of YAML files called `name` ("tasks" or "configs").
 

@@ -30,8 +30,8 @@ def test_expand_takes_several_models_and_all_methods(tmp_path):
     named = [spec.method for spec in expand(settings(method="var+pai,greedy,all"))]
     assert named[:2] == ["var+pai", "greedy"]
     assert sorted(named[1:]) == runnable_names()
-    # A part of compositions, and one that reads a file.
-    assert {*method_names()} - {*runnable_names()} == {"debias", "dyvte"}
+    # A part of compositions.
+    assert {*method_names()} - {*runnable_names()} == {"debias"}
 
 
 def test_expand_makes_every_combination_task_by_task():

@@ -16,6 +16,9 @@ WORKLOADS = (*ANSWERED, "inspect")
 ATTENTION_ONLY = "pai-attention"
 """PAI without its image-free branch, which costs a second pass whatever the engine does."""
 
+_TRAINED = ("dyvte",)
+"""Methods whose trained weights no random model has; `visual_exit` makes the same passes but for the gates."""
+
 
 _LEAST = 16
 """Pixels that an image has at least each way: the grain of `write_images`."""
@@ -23,7 +26,7 @@ _LEAST = 16
 
 def variant_names() -> list[str]:
     """What is measured unless --method says otherwise."""
-    return sorted([*runnable_names(), ATTENTION_ONLY])
+    return sorted([*(name for name in runnable_names() if name not in _TRAINED), ATTENTION_ONLY])
 
 
 @dataclass(frozen=True)

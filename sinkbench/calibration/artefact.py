@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import SinkbenchError, UsageError
 from sinkbench.methods import calibrated_for, method_class
+from sinkbench.paths import NamedFile
 from sinkbench.schemas import validate
 
 SCHEMA_VERSION = 1
@@ -34,7 +35,10 @@ class Calibration:
         code: Version, commit and whether the tree was dirty.
         command: What makes it again, without paths of this machine.
         created: ISO 8601, UTC.
+        files: Hyper-parameters too large for the file, which lie in one of their own beside it: the SHA-256 of each by
+            the hyper-parameter that names it.
         sha256: Of the file that it was read from; empty for one that is not written yet.
+        folder: Where that lies; None likewise.
     """
 
     method: str
@@ -46,12 +50,15 @@ class Calibration:
     code: dict[str, Any]
     command: str
     created: str
+    files: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
+    folder: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The file's content."""
         rest = dataclasses.asdict(self)
-        del rest["sha256"]
+        for name in ("sha256", "folder", *(() if self.files else ("files",))):
+            del rest[name]
         return {"schema_version": SCHEMA_VERSION, **rest}
 
     @property
@@ -67,21 +74,51 @@ class Calibration:
             "commit": self.code["commit"],
             "data": {key: self.data[key] for key in ("task", "split", "fingerprint")},
             "sha256": self.sha256,
+            **({"files": self.files} if self.files else {}),
         }
 
-    def write(self, path: Path) -> None:
+    def values(self) -> dict[str, Any]:
+        """The hyper-parameters; those that name files know where these lie."""
+        return self.params | {name: NamedFile(self._path_of(name)) for name in self.files}
+
+    def naming(self, contents: Mapping[str, bytes], stem: str) -> "Calibration":
+        """The same with further hyper-parameters, each of which names a safetensors file.
+
+        The name tells the content too, so that runs under other contents are other runs.
+
+        Args:
+            contents: Of the files, by hyper-parameter.
+            stem: What their names begin with.
+        """
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        names = {name: f"{stem}.{name}-{sha256[:12]}.safetensors" for name, sha256 in files.items()}
+        return dataclasses.replace(self, params=self.params | names, files=self.files | files)
+
+    def write(self, path: Path, contents: Mapping[str, bytes] | None = None) -> None:
         """Check against the schema and write the file, whole or not at all.
+
+        What it names is written beside it before, and what an earlier one named there is removed after: whatever
+        happens in between, there is a calibration with all its files.
+
+        Args:
+            path: The file.
+            contents: What `files` has the hashes of, by hyper-parameter.
 
         Raises:
             SinkbenchError: It cannot be written.
         """
         document = self.to_json()
         validate(json.loads(json.dumps(document)), "calibration")
+        before = _named_by(path)
         text = json.dumps(document, indent=1, ensure_ascii=False)
         text = _FLAT_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text)
+            for name, content in (contents or {}).items():
+                _replace(path.with_name(self.params[name]), content)
+            _replace(path, text.encode())
+            for name in before - {self.params[name] for name in self.files}:
+                path.with_name(name).unlink(missing_ok=True)
         except OSError as error:
             raise SinkbenchError(
                 f"{path} cannot be written: {error.strerror}", "Choose another place with --output FILE."
@@ -107,7 +144,13 @@ class Calibration:
                 f"calibration {path} is damaged: {error}", "Remove it, or make it anew with `sinkbench calibrate`."
             ) from error
         del document["schema_version"]
-        return cls(**document, sha256=hashlib.sha256(content).hexdigest())
+        for name in document.get("files", {}):
+            if not _is_file_name(document["params"].get(name)):
+                raise UsageError(
+                    f"calibration {path} is damaged: {name} names no file beside it",
+                    "Remove it, or make it anew with `sinkbench calibrate`.",
+                )
+        return cls(**document, sha256=hashlib.sha256(content).hexdigest(), folder=path.parent)
 
     def check_method(self, method: str) -> None:
         """See that it is one for this method.
@@ -140,6 +183,33 @@ class Calibration:
             f"Or leave it out: --set {self.method}.calibration=none",
         )
 
+    def check_files(self) -> None:
+        """See that the files that it names are there, and as they were written.
+
+        Raises:
+            UsageError: One is missing or damaged.
+        """
+        for name, sha256 in self.files.items():
+            path = self._path_of(name)
+            try:
+                with open(path, "rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                problem = f"cannot be read: {error.strerror}"
+            else:
+                if found == sha256:
+                    continue
+                problem = "is damaged, or another one's"
+            raise UsageError(
+                f"{path}, the {name} of the calibration of {self.method} for {self.model['name']}, {problem}",
+                "Put the file that came with the calibration beside it, or make both anew: "
+                f"{self.again(self.model['name'], self.data['task'])}",
+            )
+
+    def _path_of(self, name: str) -> Path:
+        """Where the file lies that a hyper-parameter names."""
+        return (self.folder or Path()) / str(self.params[name])
+
     def check_unseen(self, task: str, *fingerprints: str) -> None:
         """See that it was not learned from the questions that a run asks.
 
@@ -167,11 +237,24 @@ class Calibration:
         return " ".join(parts)
 
 
-def _replace(path: Path, text: str) -> None:
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value
+
+
+def _named_by(path: Path) -> set[str]:
+    """Names of the files that the calibration at `path` has beside it; none where there is none that can be read."""
+    try:
+        earlier = Calibration.read(path)
+    except UsageError:
+        return set()
+    return {str(earlier.params[name]) for name in earlier.files}
+
+
+def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(part, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from sinkbench.adapters.base import Adapter
 from sinkbench.backend import Task
 from sinkbench.methods.base import Method
@@ -68,11 +70,14 @@ class Found:
         params: Hyper-parameters of the method by field name, JSON-ready.
         evidence: The numbers behind them, JSON-ready.
         table: What to show of it: a header and rows.
+        tensors: Further hyper-parameters by field name, each of them tensors by name that go into a safetensors file
+            beside the calibration; the method is given the file's name, a `paths.NamedFile`.
     """
 
     params: dict[str, Any]
     evidence: dict[str, Any]
     table: list[tuple[str, ...]] = field(default_factory=list)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

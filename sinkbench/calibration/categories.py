@@ -1,7 +1,7 @@
 """Categories of a prompt's tokens for causal tracing (FCCT, arXiv 2511.05923): what is patched together."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -107,12 +107,15 @@ def _named(prompt: Prompt, subject: str, start: int) -> tuple[int, int] | None:
     return (places[0], places[-1] + 1) if places and places[0] >= start else None
 
 
-def answer_tokens(adapter: Adapter, answer: str) -> tuple[int, ...]:
-    """First tokens of an answer's spellings: as given and capitalised, with and without a space before it."""
-    spellings = [space + text for text in (answer, answer.capitalize()) for space in ("", " ")]
-    firsts: Mapping[int, None] = dict.fromkeys(
-        ids[0] for text in spellings if (ids := adapter.tokenizer(text, add_special_tokens=False)["input_ids"])
-    )
+def spellings(adapter: Adapter, answer: str) -> list[list[int]]:
+    """Token ids of an answer's spellings: as given and capitalised, with and without a space before it."""
+    texts = [space + text for text in (answer, answer.capitalize()) for space in ("", " ")]
+    encoded = [adapter.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     unknown = adapter.tokenizer.unk_token_id
     # A space may be a token of its own, which begins any answer.
-    return tuple(token for token in firsts if token != unknown and adapter.tokenizer.decode([token]).strip())
+    return [ids for ids in encoded if ids and ids[0] != unknown and adapter.tokenizer.decode([ids[0]]).strip()]
+
+
+def answer_tokens(adapter: Adapter, answer: str) -> tuple[int, ...]:
+    """First tokens of an answer's spellings."""
+    return tuple(dict.fromkeys(ids[0] for ids in spellings(adapter, answer)))

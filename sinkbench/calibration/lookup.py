@@ -106,7 +106,8 @@ def calibrations_for(
         identity: From `record.model_identity`.
 
     Raises:
-        UsageError: As for `find`; a calibration is of other weights, or there is no such profile.
+        UsageError: As for `find`; a calibration is of other weights or lacks a file that it names; or there is no such
+            profile.
     """
     found: dict[str, Calibration] = {}
     for name in names:
@@ -115,5 +116,6 @@ def calibrations_for(
         calibration = find(name, model, given.get("calibration"), calibrated_for(name, names, given))
         if calibration is not None and not set(calibration.params) <= {*given}:
             calibration.check_model(model, identity)
+            calibration.check_files()
             found[name] = calibration
     return found

@@ -26,6 +26,7 @@ GROUP = "sinkbench.calibrators"
 _CLASSES = {
     "act": "sinkbench.calibration.act:FindHeads",
     "debias": "sinkbench.calibration.debias:FindTrend",
+    "dyvte": "sinkbench.calibration.dyvte:TrainGates",
     "iri": "sinkbench.calibration.iri:TraceRates",
     "var": "sinkbench.calibration.var:FindSinks",
     "vflowopt": "sinkbench.calibration.vflowopt:SearchRates",

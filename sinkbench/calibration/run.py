@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sinkbench import __version__
 from sinkbench.adapters import ModelPreset, check_available, load_adapter, resolve_model
@@ -25,6 +25,9 @@ from sinkbench.methods import calibrated_for, get_method, profile_params, typed_
 from sinkbench.record import model_identity
 from sinkbench.store import check_writable
 from sinkbench.tasks import check_data, task_info
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 N, SEED = 40, 0
 """Scenes to render, and what decides them, unless the user says."""
@@ -144,14 +147,26 @@ def calibrate(
         say(f"calibrating {settings.method} on {about['n']} questions")
         bench |= {"seed": settings.seed, "batch_size": settings.batch_size, "progress": progress}
         found = calibrator.measure(Bench(adapter, method, scoring=scoring_params, **bench))
-    # What a run would refuse must not be written.
-    get_method(settings.method, {**params, **found.params}, preset.name).bind(adapter.info)
-    calibration = _document(settings, preset, str(adapter.dtype).removeprefix("torch."), calibrator, found, about)
-    calibration.write(file)
+        calibration = _document(settings, preset, str(adapter.dtype).removeprefix("torch."), calibrator, found, about)
+        contents = {name: tensors_file(tensors) for name, tensors in found.tensors.items()}
+        calibration = calibration.naming(contents, file.stem)
+        # What a run would refuse must not be written.
+        trial = Path(folder) / "trial" / file.name
+        calibration.write(trial, contents)
+        values = Calibration.read(trial).values()
+        get_method(settings.method, {**params, **values}, preset.name).bind(adapter.info)
+    calibration.write(file, contents)
     picture = file.with_suffix(".png")
     title = f"{preset.name}: {settings.method}"
     drawn = settings.pictures and calibrator.draw(found.evidence, title, picture)
     return Outcome(Calibration.read(file), file, found.table, picture if drawn else None)
+
+
+def tensors_file(tensors: Mapping[str, "Tensor"]) -> bytes:
+    """A safetensors file with these tensors by name."""
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})  # type: ignore[no-any-return]
 
 
 def _parts(settings: Settings) -> tuple[Calibrator, str, tuple[dict[str, Any], ...]]:

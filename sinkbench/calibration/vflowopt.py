@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sinkbench.adapters.base import Adapter
 from sinkbench.calibration.base import Bench, Calibrator, Found, Question
-from sinkbench.engine.batching import Budget
+from sinkbench.engine.batching import Budget, whole_batches
 from sinkbench.engine.context import Context, Stage
 from sinkbench.engine.feeder import feed_batches
 from sinkbench.engine.marks import mark_images
@@ -142,7 +142,7 @@ class LastStates:
         self.adapter = adapter
         self.batches = []
         budget = Budget.of(adapter, batch_size)
-        for ready in feed_batches(adapter, _batches([adapter.encode(each) for each in requests], budget)):
+        for ready in feed_batches(adapter, whole_batches([adapter.encode(each) for each in requests], budget)):
             for request, response in ready.failures:
                 raise SinkbenchError(f"{request.id}: {response.error}", "Mend the data.")
             features = encode_images(adapter, ready.prompts, ready.inputs, budget.pass_tokens)
@@ -197,17 +197,6 @@ def _suggest(trial: Any, keep: float, layers: tuple[int, int], info: ModelInfo) 
         if name != "alpha" or info.pixel_mean:
             params[name] = round(trial.suggest_float(name, low, high), _DIGITS)
     return {**params, "alpha": params.get("alpha", 0.0)}
-
-
-def _batches(prompts: Sequence[Prompt], budget: Budget) -> list[list[Prompt]]:
-    """Prompts that fit into one pass each, longest first."""
-    waiting = sorted(prompts, key=lambda prompt: -len(prompt))
-    batches = []
-    while waiting:
-        size = max(1, min(budget.samples, budget.pass_tokens // len(waiting[0])))
-        batches.append(waiting[:size])
-        waiting = waiting[size:]
-    return batches
 
 
 def _optuna() -> Any:

@@ -148,6 +148,17 @@ def plan_batches(prompts: Sequence[Prompt], budget: Budget) -> list[list[Prompt]
     return batches
 
 
+def whole_batches(prompts: Sequence[Prompt], budget: Budget) -> list[list[Prompt]]:
+    """Prompts whose every token fits into one pass, longest first; for those that are run whole."""
+    waiting = sorted(prompts, key=lambda prompt: -len(prompt))
+    batches = []
+    while waiting:
+        size = max(1, min(budget.samples, budget.pass_tokens // len(waiting[0])))
+        batches.append(waiting[:size])
+        waiting = waiting[size:]
+    return batches
+
+
 def _parts(group: Sequence[Prompt], budget: Budget) -> list[list[Prompt]]:
     """The questions of one prefix in parts that each fit into a batch, as far as one question does."""
     group = sorted(group, key=len, reverse=True)

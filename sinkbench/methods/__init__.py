@@ -11,7 +11,7 @@ import yaml
 
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.methods.plugins import Plugin, load_plugins
-from sinkbench.paths import resource
+from sinkbench.paths import NamedFile, resource
 
 if TYPE_CHECKING:
     from sinkbench.calibration.artefact import Calibration
@@ -64,8 +64,8 @@ _CLASSES = {
 }
 
 
-_NEED_MORE = ("debias", "dyvte")
-"""Methods that take more than their name: one is a part of compositions, one reads a file of the user's."""
+_NEED_MORE = ("debias",)
+"""Methods that take more than their name: parts of compositions."""
 
 
 def builtin_names() -> list[str]:
@@ -177,7 +177,7 @@ def _build(
     profile = params.pop("profile", None)
     more = ("profile", "calibration") if cls.calibration else ("profile",)
     own = {key: value for key, value in params.items() if key not in more}
-    calibrated = calibration.params if calibration else {}
+    calibrated = calibration.values() if calibration else {}
     composed = {cls.calibrated_for: scoring} if scoring else {}
     values = {**composed, **_of_model(cls.name, model), **calibrated, **profile_params(cls.name, profile), **own}
     return cls(**typed_fields(cls, cls.name, values, more))
@@ -243,7 +243,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return tuple(_typed(name, item, args[0]) for item in value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, bool, str) and type(value) is hint:
+    if hint in (int, bool, str) and (str if isinstance(value, NamedFile) else type(value)) is hint:
         return value
     expected = " or ".join(map(repr, args)) if origin is typing.Literal else getattr(hint, "__name__", str(hint))
     raise UsageError(f"{name}={value!r} is not {expected}", f"Give a value of that kind: --set {name}=VALUE.")

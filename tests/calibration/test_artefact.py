@@ -1,6 +1,8 @@
 """A calibration's file: its schema, that it is whole or not there, and what it refuses."""
 
+import copy
 import dataclasses
+import hashlib
 import json
 import os
 
@@ -90,3 +92,63 @@ def test_what_run_json_says_names_no_path():
     assert told["name"] == "iri/tiny"
     assert told["data"] == {"task": "scenes_pope", "split": "train", "fingerprint": "d" * 64}
     assert "folder" not in json.dumps(told)
+
+
+CONTENTS = {"gates": b"what does not fit into JSON"}
+
+
+def test_a_file_beside_it_is_named_by_its_content_and_read_from_anywhere(tmp_path):
+    path, plain = tmp_path / "deep" / "tiny.json", calibration()
+    written = plain.naming(CONTENTS, "tiny")
+    sha256 = hashlib.sha256(CONTENTS["gates"]).hexdigest()
+    assert written.files == {"gates": sha256}
+    assert written.params == {**plain.params, "gates": f"tiny.gates-{sha256[:12]}.safetensors"}
+    written.write(path, CONTENTS)
+    read = Calibration.read(path)
+    read.check_files()
+    assert dataclasses.replace(read, sha256="") == written
+    assert read.summary()["files"] == {"gates": sha256}
+    values = read.values()
+    assert values == read.params
+    assert json.dumps(values["gates"]) == json.dumps(read.params["gates"])
+    assert values["gates"].path == path.parent / read.params["gates"]
+    assert values["gates"].path.read_bytes() == CONTENTS["gates"]
+    assert copy.deepcopy(values["gates"]).path == values["gates"].path
+    assert "files" not in plain.to_json()
+    assert "files" not in plain.summary()
+
+
+def test_writing_anew_removes_the_old_file_and_a_killed_write_keeps_it(tmp_path, monkeypatch):
+    path, other = tmp_path / "tiny.json", {"gates": b"others"}
+    old, new = calibration().naming(CONTENTS, "tiny"), calibration().naming(other, "tiny")
+    old.write(path, CONTENTS)
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target) == str(path):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            new.write(path, other)
+    Calibration.read(path).check_files()
+    assert Calibration.read(path).files == old.files
+    new.write(path, other)
+    Calibration.read(path).check_files()
+    assert {file.name for file in tmp_path.iterdir()} == {"tiny.json", new.params["gates"]}
+    new.write(path, other)
+    assert {file.name for file in tmp_path.iterdir()} == {"tiny.json", new.params["gates"]}
+    calibration().write(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.json"]
+
+
+@pytest.mark.parametrize("name", ["../gates.safetensors", "/etc/passwd", "..", "", None])
+def test_a_calibration_reaches_for_nothing_but_files_beside_it(tmp_path, name):
+    path = tmp_path / "tiny.json"
+    document = calibration().naming(CONTENTS, "tiny").to_json()
+    document["params"]["gates"] = name
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="gates names no file beside it"):
+        Calibration.read(path)

@@ -58,7 +58,7 @@ def test_a_trend_is_found_by_the_composition_that_needs_it(sinkbench, model, tmp
 def test_mistakes_are_usage_errors_that_say_what_to_type(sinkbench):
     for arguments, words in (
         (("gredy", "--model", "tiny-llava"), "Did you mean greedy"),
-        (("pai", "--model", "tiny-llava"), "Those that do: act, debias, iri, var"),
+        (("pai", "--model", "tiny-llava"), "Those that do: act, debias, dyvte, iri, var"),
         (("iri",), "Add --model NAME"),
         (("iri", "--model", "tiny-llava"), "Add --task NAME"),
     ):

@@ -190,6 +190,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     info = adapter("llava").info
     with pytest.raises(UsageError, match="dyvte has no gates") as caught:
         DyVte().bind(info)
+    assert "sinkbench calibrate dyvte --model" in caught.value.hint
     assert "visual_exit" in caught.value.hint
     with pytest.raises(UsageError, match="cannot be read"):
         DyVte(gates=str(tmp_path / "none.safetensors")).bind(info)

@@ -14,6 +14,7 @@ from sinkbench.errors import UsageError
 from sinkbench.methods.base import Method, ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention
 from sinkbench.methods.pruning.stages import after_images
+from sinkbench.paths import NamedFile
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt
@@ -22,16 +23,13 @@ if TYPE_CHECKING:
 BEHIND = "dyvte.behind"
 """What `ctx.state` holds: (B, K) bool, the tokens behind a prompt's last image."""
 
-WEIGHTS = ("w1", "w2")
-"""Tensors of a file with gates: (L, width, 2 d) and (L, 2, width)."""
-
 
 @dataclass(frozen=True)
 class DyVte(Method):
     """Dynamic Visual-Token Exit with gates from a file.
 
     A sample leaves its image tokens at the first layer whose gate fires; separators in the image stay here, which the
-    paper's models do not have. sinkbench has no training of gates.
+    paper's models do not have. `sinkbench calibrate dyvte` trains gates.
 
     Attributes:
         gates: A safetensors file with the gates' weights: w1 (L, width, 2 d) and w2 (L, 2, width) for L layers of
@@ -50,7 +48,7 @@ class DyVte(Method):
     edits: ClassVar[Stage] = Stage.PREFIX | Stage.SUFFIX
     family: ClassVar[str] = "pruning"
     cost: ClassVar[str] = "free"
-    calibration: ClassVar[str] = "gates trained on the model, in a file"
+    calibration: ClassVar[str] = "gates trained on the model"
     prunes: ClassVar[bool] = True
 
     gates: str = ""
@@ -64,10 +62,11 @@ class DyVte(Method):
         if not self.gates:
             raise UsageError(
                 f"dyvte has no gates for {model.name}",
-                "Give a file with trained ones: --set dyvte.gates=FILE.safetensors. Without any, visual_exit drops the "
-                "image at a fixed layer.",
+                f"Train them with `sinkbench calibrate dyvte --model {model.name} --task scenes_pope`, or give a file: "
+                "--set dyvte.gates=FILE.safetensors. Without any, visual_exit drops the image at a fixed layer.",
             )
-        return DyVteIntervention(read_gates(Path(self.gates), model))
+        path = self.gates.path if isinstance(self.gates, NamedFile) else Path(self.gates)
+        return DyVteIntervention(read_gates(path, model))
 
 
 def read_gates(path: Path, model: ModelInfo) -> tuple[Tensor, Tensor]:
@@ -112,6 +111,27 @@ def gate_input(hidden: Tensor, behind: Tensor) -> Tensor:
     return torch.cat((mean.to(hidden.dtype), hidden[:, -1]), dim=1)
 
 
+def read_entry(entry: "Entry", ctx: Context) -> Tensor:
+    """(B, 2 d): what the gate of the layer before reads at the entry of a layer, in a pass with `mark_behind`."""
+    # Tokens behind the image are never dropped, so that counting them from the end holds in every layer.
+    return gate_input(entry.hidden, ctx.state[BEHIND].sum(1))
+
+
+def mark_behind(prompt: "Prompt") -> dict[str, Tensor]:
+    """The mark of what stands behind the last image; text between images does not count [ours]."""
+    return {BEHIND: after_images(prompt)}
+
+
+def gate_logits(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """(N, 2) of a gate w1 (width, 2 d) and w2 (2, width) for inputs (N, 2 d) (spec §2 step 1)."""
+    return F.gelu(x @ w1.T) @ w2.T
+
+
+def fires(logits: Tensor) -> Tensor:
+    """(N,) bool of logits (N, 2): whether the image may leave (step 3)."""
+    return logits[:, 1] > logits[:, 0]
+
+
 class DyVteIntervention(PruningIntervention):
     """DyVTE on a model.
 
@@ -124,21 +144,19 @@ class DyVteIntervention(PruningIntervention):
         self.gates = gates
 
     def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
-        """What stands behind the last image; text between images does not count [ours]."""
-        return {BEHIND: after_images(prompt)}
+        """What stands behind the last image."""
+        return mark_behind(prompt)
 
     def logits(self, layer: int, x: Tensor) -> Tensor:
-        """(B, 2) of a layer's gate for its inputs (B, 2 d), in their type (step 1); it fires if [:, 1] is larger."""
+        """(B, 2) of a layer's gate for its inputs (B, 2 d), in their type."""
         if (self.gates[0].device, self.gates[0].dtype) != (x.device, x.dtype):
             self.gates = self.gates[0].to(x), self.gates[1].to(x)
-        w1, w2 = (weights[layer] for weights in self.gates)
-        return F.gelu(x @ w1.T) @ w2.T
+        w1, w2 = self.gates
+        return gate_logits(x, w1[layer], w2[layer])
 
     def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
         """Ask the gate of the layer that has just run for each sample that still has an image (step 3)."""
         from sinkbench.engine.pruning import Kept
 
-        # Tokens behind the image are never dropped, so that counting them from the end holds in every layer.
-        logits = self.logits(entry.layer - 1, gate_input(entry.hidden, ctx.state[BEHIND].sum(1)))
-        leaves = (logits[:, 1] > logits[:, 0])[:, None] & ctx.is_image
+        leaves = fires(self.logits(entry.layer - 1, read_entry(entry, ctx)))[:, None] & ctx.is_image
         return Kept.of(ctx.is_valid & ~leaves) if leaves.any() else None
