@@ -82,7 +82,7 @@ Questions = Annotated[
 ]
 NewTokens = Annotated[
     int | None,
-    typer.Option("--new-tokens", min=2, help="Of a caption. Default: 512.", rich_help_panel=SIZES, metavar="N"),
+    typer.Option("--new-tokens", min=1, help="Of a caption. Default: 512.", rich_help_panel=SIZES, metavar="N"),
 ]
 Repeats = Annotated[
     int | None,

@@ -131,11 +131,14 @@ def test_plain_transformers_is_taken_at_its_best_batch_for_answers(record):
 
 @pytest.mark.parametrize(("rate", "cache", "met"), [(38.0, 10, [True, True]), (37.9, 12, [False, False])])
 def test_published_speed_of_pruned_models(record, rate, cache, met):
-    pruned = row("vflowopt", "prune", 1, 1, answers_per_s=rate, prompt_kv_bytes=cache, keep=0.1)
+    pruned = row("vflowopt", "prune", 1, 1, answers_per_s=rate, prompt_kv_bytes=cache, keep=0.1, image_tokens=4450)
     rows = [row("greedy", "prune", 1, 1, answers_per_s=10.0, prompt_kv_bytes=100, keep=1.0), pruned]
     add_ratios(rows)
     here = {**record, "rows": rows, "model": {"name": "llava-onevision-7b", "dtype": DTYPE}}
     assert [target["met"] for target in judge(here)] == met
     assert judge({**here, "model": {"name": "llava-next-7b", "dtype": DTYPE}}) == []
+    counted = [rows[0], {**pruned, "keep": 445.0}]
+    assert [target["met"] for target in judge({**here, "rows": counted})] == met
+    assert judge({**here, "rows": [rows[0], {**pruned, "keep": 0.25}]}) == []
     failed = {**pruned, "error": "out of memory", "answers_per_s": None, "ratio_to_greedy": {}}
     assert [target["met"] for target in judge({**here, "rows": [failed]})] == [False, False]
