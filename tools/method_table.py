@@ -8,8 +8,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from sinkbench.methods import builtin_names  # noqa: E402
-from sinkbench.methods.base import COSTS, Paper  # noqa: E402
 from sinkbench.methods.describe import Description, in_order  # noqa: E402
+from sinkbench.methods.facts import COSTS, Paper  # noqa: E402
 
 README = REPOSITORY / "README.md"
 BEGIN = "<!-- methods: made by `python tools/method_table.py --write` -->"

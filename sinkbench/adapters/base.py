@@ -17,7 +17,7 @@ from sinkbench.adapters.vision import EncoderLayer, EncoderPass, recorded_attent
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt, UserText
 from sinkbench.errors import SampleError, UsageError
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.request import ImageRef, Message, Request
 
 _CACHED_IMAGES = 4096

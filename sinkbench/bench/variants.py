@@ -13,7 +13,8 @@ from sinkbench.bench.settings import ATTENTION_ONLY
 from sinkbench.bench.workloads import pope
 from sinkbench.engine.context import Role
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Method, ModelInfo
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.var import sink_statistic
 from sinkbench.request import ImageRef
 

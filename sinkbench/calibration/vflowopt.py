@@ -18,8 +18,9 @@ from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.selection import Alone
 from sinkbench.engine.stream import Stream
 from sinkbench.errors import SinkbenchError, UsageError
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
 from sinkbench.methods.composed import ComposedIntervention
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.vflowopt import VFlowOpt, last_rate, mean_rate, stage_layers
 from sinkbench.request import Request
 

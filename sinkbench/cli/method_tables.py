@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sinkbench.methods.base import COSTS
+from sinkbench.methods.facts import COSTS
 
 if TYPE_CHECKING:
-    from sinkbench.methods.base import Paper
     from sinkbench.methods.describe import Description, Parameter, Values
+    from sinkbench.methods.facts import Paper
 
 TABLE_WIDTH = 150
 """Columns of text from which the methods fit into a table; on a narrower console each is a paragraph."""

@@ -11,7 +11,8 @@ from sinkbench.engine.flops import LayerShape
 from sinkbench.engine.prefix import share_nothing
 from sinkbench.engine.prompt import Prompt
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.request import Generation, Response
 
 _WEIGHTS_AT_ONCE = 1 << 28

@@ -21,7 +21,8 @@ from sinkbench.engine.prompt import Prompt
 from sinkbench.engine.rows import extremes, row_products, row_statistics
 from sinkbench.engine.view import AttentionView, MlpParts
 from sinkbench.inspection.words import KINDS, mark_words
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
+from sinkbench.methods.facts import ModelInfo
 
 CLASSES = ("first", "image", "query", "template")
 """Classes of prompt tokens; the first token is in none of the others."""

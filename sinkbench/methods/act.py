@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 PROTECTED = {"image": Role.IMAGE, "query": Role.QUERY, "template": Role.TEMPLATE}
 

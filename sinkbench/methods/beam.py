@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.greedy import NoIntervention
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.crops import Box, Size, inside, with_images
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.looks import (
     GENERAL,
     SHORT_ANSWER,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Part
+from sinkbench.methods.base import Intervention, Method, Part
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.budget import PruningIntervention
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sinkbench.calibration.lookup import calibrated_models
 from sinkbench.engine.context import Stage
 from sinkbench.methods import distribution, method_class, method_config
-from sinkbench.methods.base import FAMILIES
+from sinkbench.methods.facts import FAMILIES
 
 if TYPE_CHECKING:
-    from sinkbench.methods.base import Paper
+    from sinkbench.methods.facts import Paper
 
 _ATTRIBUTE = re.compile(r"    (\w+)(?: \(.*?\))?: *(.*)")
 """The first line of an entry below "Attributes:"."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo, Paper
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pai import Pai, PaiIntervention
 
 TOP, BOTTOM = 1, 2

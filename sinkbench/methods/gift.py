@@ -8,8 +8,9 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.content_words import content_words, require_tagger
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.heads import top_heads
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo
 
 
 class NoIntervention(Intervention):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo, Paper
 from sinkbench.methods.contrastive import Contrastive, ContrastiveIntervention
+from sinkbench.methods.facts import ModelInfo, Paper
 
 if TYPE_CHECKING:
     from sinkbench.request import Request

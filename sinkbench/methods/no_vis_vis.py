@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sinkbench.engine.context import Context, Role, Stage
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 
 @dataclass(frozen=True)

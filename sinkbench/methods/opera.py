@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 if TYPE_CHECKING:
     from sinkbench.engine.view import AttentionView

@@ -75,7 +75,8 @@ def _load(entry: "EntryPoint", taken: set[str]) -> "type[Method]":
 def _checked(cls: Any, name: str) -> "type[Method]":
     """`cls`, if all is there that tables and parameters are made from."""
     from sinkbench.engine.context import Stage
-    from sinkbench.methods.base import COSTS, FAMILIES, Method, Paper
+    from sinkbench.methods.base import Method
+    from sinkbench.methods.facts import COSTS, FAMILIES, Paper
 
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise BrokenPluginError(f"{cls!r} is no subclass of sinkbench.methods.base.Method")

@@ -6,8 +6,9 @@ from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.crops import RATIOS, Box, Size, base_side, check_box, cropped, half_side
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.looks import Focus, Seen
 from sinkbench.request import Request
 

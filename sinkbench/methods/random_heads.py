@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.heads import top_heads
 
 

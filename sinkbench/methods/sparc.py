@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 AVERAGE, COUNTS = "sparc.average", "sparc.counts"
 """What `ctx.state` holds, each (B, K) float32: the moving average of the attention on each image token; and how often

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 REST, TEXT_SINK, IMAGE_SINK, IMAGE = range(4)
 """Key groups: neither sink nor image; sinks outside the image; sinks inside it; the other image tokens."""

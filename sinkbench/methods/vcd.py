@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo, Paper
 from sinkbench.methods.contrastive import Contrastive, ContrastiveIntervention
+from sinkbench.methods.facts import ModelInfo, Paper
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from sinkbench.engine.context import Stage
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.crops import RATIOS, Box, Size, base_side, check_box, cropped, half_side, inside, square
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.looks import (
     GENERAL,
     SHORT_ANSWER,

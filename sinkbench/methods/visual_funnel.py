@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
 from sinkbench.methods.crops import Box, Size, base_side, check_box, cropped, inside
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.looks import SHORT_ANSWER, Area, Focus, Look, Seen, at_depth, single_maps, with_words, words
 from sinkbench.request import Request
 

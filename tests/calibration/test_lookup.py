@@ -7,8 +7,8 @@ from sinkbench.calibration import lookup
 from sinkbench.calibration.lookup import calibrated_models, calibrations_for, find, user_file
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.describe import describe
+from sinkbench.methods.facts import ModelInfo
 
 IDENTITY = calibration().model
 

@@ -20,7 +20,7 @@ from sinkbench.inspection import collect as collecting
 from sinkbench.inspection.collect import Findings, collect
 from sinkbench.inspection.probe import CLASSES, Choice, Probe, primary_slot
 from sinkbench.inspection.words import mark_words
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 
 LAYERS = 6
 families = pytest.mark.parametrize("family", [*FAMILIES, "text"])

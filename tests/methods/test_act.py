@@ -8,7 +8,7 @@ from vectors import load
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods.act import Act, column_scores, redistribute, without_first
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 
 INFO = ModelInfo("m", n_layers=6, n_heads=4, n_kv_heads=4, hidden_size=8)
 

@@ -9,8 +9,8 @@ from vectors import load
 
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.carve import Carve, bounding_box, contrast_maps, keep_regions, on_pixels, refined
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.looks import Seen
 from sinkbench.methods.regions import label_regions
 

@@ -5,8 +5,8 @@ import torch
 
 from sinkbench.engine.context import Context, ReadOut, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.damo import Damo
+from sinkbench.methods.facts import ModelInfo
 
 INFO = ModelInfo("m", n_layers=6, n_heads=1, n_kv_heads=1, hidden_size=3)
 

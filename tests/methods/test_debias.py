@@ -14,7 +14,7 @@ from sinkbench.engine.generate import Engine
 from sinkbench.engine.prompt import Prompt
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_config
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.budget import top_tokens
 from sinkbench.methods.pruning.debias import (
     WEIGHT,

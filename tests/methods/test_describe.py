@@ -8,8 +8,9 @@ import pytest
 
 from sinkbench.engine.context import Stage
 from sinkbench.methods import builtin_names, get_method, method_class
-from sinkbench.methods.base import COSTS, FAMILIES, Method
+from sinkbench.methods.base import Method
 from sinkbench.methods.describe import describe, in_order
+from sinkbench.methods.facts import COSTS, FAMILIES
 
 
 @pytest.mark.parametrize("name", builtin_names())

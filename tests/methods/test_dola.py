@@ -5,8 +5,8 @@ import torch
 from harness import adapter, answers, method, requests
 
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.dola import Dola, contrast_layers, divergence
+from sinkbench.methods.facts import ModelInfo
 
 INFO = ModelInfo("m", n_layers=32, n_heads=4, n_kv_heads=4, hidden_size=64)
 

@@ -8,8 +8,8 @@ from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.engine.marks import all_marks, mark_images
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.dual_stream import BOTTOM, GROUPS, TOP, DualStream, outliers, top_share
+from sinkbench.methods.facts import ModelInfo
 
 INFO = ModelInfo("m", n_layers=6, n_heads=2, n_kv_heads=2, hidden_size=8, vision_class_tokens=1)
 PLAIN = DualStream(gamma=1.0)

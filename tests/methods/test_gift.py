@@ -11,7 +11,7 @@ from harness import request as ask
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.gift import CONTENT, MAP, Gift, GiftIntervention, saliency_map
 from sinkbench.request import Message, Request
 

@@ -10,7 +10,8 @@ from sinkbench.engine.generate import Engine
 from sinkbench.engine.pruning import Entry
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.himap import TEXT, HiMap
 
 INFO = ModelInfo("m", n_layers=32, n_heads=2, n_kv_heads=2, hidden_size=64)

@@ -7,7 +7,7 @@ from harness import adapter, features, forced_tokens, logits, method, open_strea
 from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.image_scale import ImageScale
 
 LETTERS = {"_": Role.PAD, "t": Role.TEMPLATE, "i": Role.IMAGE, "q": Role.QUERY}

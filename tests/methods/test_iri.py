@@ -5,7 +5,7 @@ import torch
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.iri import Iri
 
 INFO = ModelInfo("m", n_layers=4, n_heads=1, n_kv_heads=1, hidden_size=3)

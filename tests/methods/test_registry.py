@@ -6,7 +6,7 @@ import pytest
 
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_class, method_names
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 
 MODEL = ModelInfo("m", n_layers=4, n_heads=4, n_kv_heads=2, hidden_size=64, sink_dims=(1,), vision_class_tokens=1)
 

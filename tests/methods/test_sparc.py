@@ -7,7 +7,8 @@ from harness import adapter, close, features, forced_tokens, logits, method, ope
 from sinkbench.engine.context import Context, Role, Stage, State
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.sparc import AVERAGE, COUNTS, Sparc
 
 LETTERS = {"_": Role.PAD, "t": Role.TEMPLATE, "i": Role.IMAGE, "q": Role.QUERY}

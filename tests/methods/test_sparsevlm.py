@@ -12,7 +12,8 @@ from sinkbench.engine.generate import Engine
 from sinkbench.engine.pruning import Entry
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.clusters import dpc_knn
 from sinkbench.methods.pruning.sparsevlm import (
     GRAVITY,

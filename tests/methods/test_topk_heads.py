@@ -13,7 +13,8 @@ from sinkbench.engine.context import Context, Role, Stage
 from sinkbench.engine.keys import LayerKeys
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.topk_heads import TopkHeads, routed_heads
 
 

@@ -12,8 +12,9 @@ from sinkbench.engine.prompt import EditedImage
 from sinkbench.engine.stream import contrast_prompts
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import Intervention, ModelInfo
+from sinkbench.methods.base import Intervention
 from sinkbench.methods.contrastive import contrast
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.vcd import Vcd, VcdIntervention, coefficients
 
 INFO = ModelInfo("m", n_layers=4, n_heads=4, n_kv_heads=4, hidden_size=16)

@@ -16,7 +16,7 @@ from sinkbench.engine.generate import Engine
 from sinkbench.engine.selection import SeenImage
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_config
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.grids import feature_places
 from sinkbench.methods.pruning.importance import ImportanceMap, calibrated_attention, grey_entropy, patch_pixels
 from sinkbench.methods.pruning.recycling import recycle

@@ -8,7 +8,7 @@ from sinkbench.engine.context import Context, Stage
 from sinkbench.engine.generate import Engine
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.vhr import Vhr, select_heads
 
 INFO = ModelInfo("m", n_layers=32, n_heads=4, n_kv_heads=4, hidden_size=64)

@@ -9,8 +9,8 @@ from vectors import load
 from sinkbench.engine.generate import Engine
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, vicrop
-from sinkbench.methods.base import ModelInfo
 from sinkbench.methods.crops import RATIOS
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.looks import Seen
 from sinkbench.methods.vicrop import Vicrop, adaptive_box, blocks, relative_attention
 from sinkbench.request import Message

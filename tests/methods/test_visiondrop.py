@@ -11,7 +11,7 @@ from vectors import BareLlama, load
 from sinkbench.engine.selection import Selection
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_config
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.visiondrop import Stages, VisionDrop, falling_counts
 from sinkbench.methods.pruning.visionzip import VisionZip, contextual_count
 

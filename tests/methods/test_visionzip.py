@@ -10,7 +10,7 @@ from sinkbench.engine.marks import mark_images
 from sinkbench.engine.selection import SeenImage, Selected, Selection
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_config
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.merging import merge_tokens
 from sinkbench.methods.pruning.select import SelectingIntervention
 from sinkbench.methods.pruning.visionzip import VisionZip, condense, contextual_count

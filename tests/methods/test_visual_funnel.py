@@ -8,7 +8,7 @@ from vectors import load
 
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.looks import Seen
 from sinkbench.methods.visual_funnel import VisualFunnel, as_distribution, normalised_entropy, portfolio
 from sinkbench.request import Message

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sinkbench.adapters.base import ImageFeatures
 from sinkbench.engine.context import Role
 from sinkbench.engine.prompt import Prompt
-from sinkbench.methods.base import ModelInfo
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.request import Generation, ImageRef, Request
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sinkbench.engine.context import Stage
-from sinkbench.methods.base import Method, ModelInfo
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.budget import check_keep
 from sinkbench.methods.pruning.select import SelectingIntervention
 

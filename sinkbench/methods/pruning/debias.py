@@ -11,7 +11,8 @@ from torch import Tensor
 from sinkbench.diagnostics.padding_patches import square_padding
 from sinkbench.engine.context import Context, Role
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Intervention, Method, ModelInfo, Paper
+from sinkbench.methods.base import Intervention, Method
+from sinkbench.methods.facts import ModelInfo, Paper
 
 if TYPE_CHECKING:
     from sinkbench.engine.prompt import Prompt

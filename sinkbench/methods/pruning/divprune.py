@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sinkbench.engine.context import Stage
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import check_keep
 from sinkbench.methods.pruning.select import SelectingIntervention
 

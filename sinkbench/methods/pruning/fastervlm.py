@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from sinkbench.engine.context import Stage
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import check_keep
 from sinkbench.methods.pruning.select import SelectingIntervention, top_places
 

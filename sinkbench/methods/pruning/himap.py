@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, kept_count, originally, top_tokens
 from sinkbench.methods.pruning.stages import after_images, scaled_layers
 

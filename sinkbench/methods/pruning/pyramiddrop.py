@@ -7,7 +7,8 @@ import torch
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention, check_keep, originally, scaled_ratios, top_tokens
 from sinkbench.methods.pruning.stages import even_layers
 

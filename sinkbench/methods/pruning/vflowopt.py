@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import PruningIntervention, kept_count, top_tokens
 from sinkbench.methods.pruning.grids import feature_places
 from sinkbench.methods.pruning.importance import Base, ImportanceMap

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sinkbench.engine.context import Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Method, ModelInfo, Paper
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo, Paper
 from sinkbench.methods.pruning.budget import check_keep, top_tokens
 from sinkbench.methods.pruning.merging import merge_tokens
 from sinkbench.methods.pruning.select import SelectingIntervention

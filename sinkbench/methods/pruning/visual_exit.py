@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sinkbench.engine.context import Context, Stage
 from sinkbench.errors import UsageError
-from sinkbench.methods.base import Method, ModelInfo
+from sinkbench.methods.base import Method
+from sinkbench.methods.facts import ModelInfo
 from sinkbench.methods.pruning.budget import PruningIntervention
 
 if TYPE_CHECKING:
