@@ -17,6 +17,7 @@ from sinkbench.engine.selection import SeenImage
 from sinkbench.errors import UsageError
 from sinkbench.methods import get_method, method_config
 from sinkbench.methods.facts import ModelInfo
+from sinkbench.methods.greedy import Greedy
 from sinkbench.methods.pruning.grids import feature_places
 from sinkbench.methods.pruning.importance import ImportanceMap, calibrated_attention, grey_entropy, patch_pixels
 from sinkbench.methods.pruning.recycling import recycle
@@ -472,3 +473,26 @@ def test_a_mean_alone_is_enough(keep):
     rates = [bound.rates.get(layer, 1.0) for layer in (9, 18)]
     assert mean_rate(bound.method.r1, *rates, (9, 18), 28) == pytest.approx(keep)
     assert bound.method.r1 == pytest.approx(min(1.0, 1.2 * keep))
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen2_vl"])
+@pytest.mark.parametrize("count", [4, 9])
+def test_a_count_is_the_mean_over_the_layers_of_each_image(family, count):
+    a = adapter(family)
+    asked = [
+        request("one", "<image>\nwhat do you see ?", image(0, 56, 56)),
+        request("two", "<image> <image> what ?", image(0, 56, 56), image(1, 56, 56)),
+    ]
+    for each in asked:
+        engine = Engine(a, VFlowOpt(keep=count, exact=True))
+        list(engine.answer([each]))
+        stats, before = engine.stats(), a.encode(each).visual_tokens
+        wanted = min(count * len(each.images), before)
+        assert stats["visual_tokens_mean"] == pytest.approx(wanted, abs=0.5), "whole tokens in the last layers"
+        assert stats["visual_tokens_by_layer"][0] == min(before, round(1.2 * count) * len(each.images))
+
+
+def test_a_count_that_no_image_has_leaves_everything():
+    a = adapter("llava")
+    asked = [request("one", "<image>\nwhat do you see ?", image(0))]
+    assert answers(a, VFlowOpt(keep=500, a=2.0), asked) == answers(a, Greedy(), asked)

@@ -103,6 +103,7 @@ ACTIVE: dict[str, dict[str, object]] = {
     "icd": {"icd.instruction": "how many red cat do you see ?"},
     "vcd": {"vcd.noise_step": 900},
     "vflowopt": {"vflowopt.r1": 0.7, "vflowopt.r2": 0.6, "vflowopt.r3": 0.5, "vflowopt.t": 1.0, "vflowopt.a": 3.0},
+    "vflowopt-count": {"vflowopt.keep": 6, "vflowopt.a": 2.0},
     "vflowopt-exact": {
         "vflowopt.keep": 0.3,
         "vflowopt.r1": 0.4,

@@ -19,11 +19,14 @@ from sinkbench.methods.pruning.select import top_places
 
 if TYPE_CHECKING:
     from sinkbench.adapters.base import ImageInputs
+    from sinkbench.engine.prompt import Prompt
     from sinkbench.engine.pruning import Entry, Kept
     from sinkbench.engine.selection import SeenImage, Selected
 
 IMPORTANCE = "vflowopt.importance"
 """What `ctx.state` holds of the whole prompt and, after a drop, `ctx.scratch` of what is left: (B, Q) float32."""
+
+_TOTAL = "vflowopt.total"
 
 _SLACK = 1e-3
 """By how much a last rate may exceed 1: rates are published with four digits."""
@@ -41,10 +44,9 @@ class VFlowOpt(Method):
     paper's Qwen2-VL is said to average]. Several images of a prompt are pruned one by one in the first stage, and as
     one in the others [the latter ours].
 
-    The first stage and the others each look at the encoder: two more vision passes an image.
-
     Attributes:
-        keep: Mean share of the image tokens over all layers; `r3` is then what leads there. 0 takes `r3` as it is.
+        keep: Mean share of the image tokens over all layers; `r3` is then what leads there. 0 takes `r3` as it is. Or
+            a mean count for each image, as if no rates were known: `r1`, `r2` and `r3` are shares, and not read then.
         r1: Share that the first stage leaves, about: what is recycled makes it a little more or less. 0: not known;
             with a `keep`, the first stage then leaves 1.2 times that, the second all, and the third the rest [ours].
         r2: Share of these that the second stage leaves.
@@ -90,8 +92,10 @@ class VFlowOpt(Method):
     def __post_init__(self) -> None:
         for name in ("keep", "r1", "r2", "r3"):
             value = getattr(self, name)
-            if not (0 < value <= 1 or (value == 0 and name in ("keep", "r1"))):
-                raise UsageError(f"vflowopt.{name}={value:g} is no share", "Give a number above 0 and up to 1.")
+            count = name == "keep" and value > 1 and value == int(value)
+            if not (0 < value <= 1 or (value == 0 and name in ("keep", "r1")) or count):
+                more = ", or a whole number of tokens" if name == "keep" else ""
+                raise UsageError(f"vflowopt.{name}={value:g} is no share", f"Give a number above 0 and up to 1{more}.")
         if self.a != 0 and self.a < 1:
             raise UsageError(
                 f"vflowopt.a={self.a:g}: a cell is at least one token wide", "Give 1 or more, or 0 to merge nothing."
@@ -106,9 +110,9 @@ class VFlowOpt(Method):
             UsageError: The rates are not known or lead nowhere, the model lacks the layers, or entropies are wanted of
                 pixels whose normalisation is not known.
         """
-        if not self.r1 and self.keep:
+        if not self.r1 and 0 < self.keep <= 1:
             return self.replace(r1=min(1.0, _FIRST * self.keep), r2=1.0).bind(model)
-        if not self.r1:
+        if not self.r1 and not self.keep:
             raise UsageError(
                 f"vflowopt needs to know at which rates to prune {model.name}",
                 f"Find them with `sinkbench calibrate vflowopt --model {model.name} --task scenes_pope --set "
@@ -116,7 +120,6 @@ class VFlowOpt(Method):
                 "--set vflowopt.profile=keep-50, keep-25 or keep-10.",
             )
         layers = stage_layers(self.layers, model)
-        r3 = last_rate(self.keep, self.r1, self.r2, layers, model.n_layers) if self.keep else self.r3
         colours = len(model.pixel_mean) == len(model.pixel_std) == 3
         if self.alpha and not (self.compat or colours):
             raise UsageError(
@@ -124,8 +127,10 @@ class VFlowOpt(Method):
                 "Give --set vflowopt.alpha=0.",
             )
         seen = ImportanceMap(self.t, self.alpha, self.base, self.compat, model.pixel_mean, model.pixel_std)
-        rates = dict(zip(layers, (self.r2, r3), strict=True))
-        return VFlowOptIntervention(self, seen, rates, model.vision_layer)
+        if self.keep > 1:
+            return CountedVFlowOpt(self, seen, (layers[1], model.n_layers), model.vision_layer)
+        r3 = last_rate(self.keep, self.r1, self.r2, layers, model.n_layers) if self.keep else self.r3
+        return VFlowOptIntervention(self, seen, dict(zip(layers, (self.r2, r3), strict=True)), model.vision_layer)
 
 
 def stage_layers(layers: tuple[int, ...], model: ModelInfo) -> tuple[int, int]:
@@ -196,7 +201,7 @@ class VFlowOptIntervention(PruningIntervention):
 
         if not self.shortens:
             return [Selected(torch.arange(len(image.roles))) for image in images]
-        return [self._first_stage(image) for image in images]
+        return [self.first_stage(image) for image in images]
 
     def keep_tokens(self, entry: "Entry", ctx: Context) -> "Kept | None":
         """The second and third stage: by the same map, whatever is asked; positions stay."""
@@ -206,21 +211,29 @@ class VFlowOptIntervention(PruningIntervention):
             return None
         importance = ctx.scratch.get(IMPORTANCE, ctx.state[IMPORTANCE])
         image = ctx.is_image
-        count = kept_count(self.rates[entry.layer], image.sum(1))
+        count = self.left(entry.layer, image.sum(1), ctx)
         kept = Kept.of((ctx.is_valid & ~image) | top_tokens(importance, image, count))
         # The state keeps the layout of the whole prompt.
         ctx.scratch[IMPORTANCE] = gather(importance, kept.index)
         return kept
 
-    def _first_stage(self, image: "SeenImage") -> "Selected":
+    def left(self, layer: int, n: Tensor, ctx: Context) -> Tensor:
+        """How many of n (B,) image tokens go on into a layer, (B,) int64."""
+        return kept_count(self.rates[layer], n)
+
+    def budget(self, n: int) -> int:
+        """How many of an image's n tokens the first stage leaves."""
+        # What goes is rounded, not what stays (spec §2).
+        return max(1, n - round(n * (1 - self.method.r1)))
+
+    def first_stage(self, image: "SeenImage") -> "Selected":
         """Prune to R1, and recycle."""
         from sinkbench.engine.selection import Selected
 
         by_patch = self.seen.of(image.attention[0], image.class_tokens, image.inputs)
         at = image.is_image.nonzero().flatten()
         importance = image.patches_to_tokens(by_patch)[at]
-        # What goes is rounded, not what stays (spec §2).
-        budget = max(1, len(at) - round(len(at) * (1 - self.method.r1)))
+        budget = self.budget(len(at))
         if not self.method.a:
             tokens, chosen = None, top_places(importance, at, budget)
         else:
@@ -231,3 +244,39 @@ class VFlowOptIntervention(PruningIntervention):
         if tokens is None:
             return Selected(index)
         return Selected(index, image.features.index_copy(0, chosen, tokens)[index])
+
+
+class CountedVFlowOpt(VFlowOptIntervention):
+    """VFlowOpt by a mean count for each image: 1.2 times as many are left at first, and at the last stage the rest.
+
+    Args:
+        method: The hyper-parameters.
+        seen: How the encoder's attention becomes importance.
+        last: The layer of the last stage, and the number of layers.
+        vision_layer: The layer of the encoder.
+    """
+
+    def __init__(self, method: VFlowOpt, seen: ImportanceMap, last: tuple[int, int], vision_layer: int) -> None:
+        super().__init__(method.replace(r1=0.0), seen, {last[0]: 0.0}, vision_layer)
+        self.count, self.last = int(method.keep), last
+
+    def token_marks(self, prompt: "Prompt") -> dict[str, Tensor]:
+        """At each token the image tokens that all layers together may hold."""
+        return {_TOTAL: torch.full((len(prompt),), self.count * len(prompt.images) * self.last[1])}
+
+    def budget(self, n: int) -> int:
+        """1.2 times the mean, or all."""
+        return min(n, round(_FIRST * self.count))
+
+    def first_stage(self, image: "SeenImage") -> "Selected":
+        """An image with no more tokens than that is left as it is."""
+        from sinkbench.engine.selection import Selected
+
+        n = int(image.is_image.sum())
+        return Selected(torch.arange(len(image.roles))) if self.budget(n) == n else super().first_stage(image)
+
+    def left(self, layer: int, n: Tensor, ctx: Context) -> Tensor:
+        """What the layers before have not held, spread over the others."""
+        before, layers = self.last
+        rest = ctx.state[_TOTAL].amax(1) - n * before
+        return torch.round(rest / (layers - before)).long().clamp_min(1).minimum(n)
