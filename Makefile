@@ -86,15 +86,26 @@ calibrations-debias: install
 	    --device cpu --no-pictures --output $(CALIBRATIONS)/debias/$$model.$(host).json || exit 1;) \
 	done
 
-# Pruning at 192, 128 and 64 of LLaVA-1.5's 576 tokens, or the same shares of a shipped model's (SCALE=tiny).
+# Pruning at 192, 128 and 64 of LLaVA-1.5's 576 tokens (SCALE=full), at the same shares of a shipped model's (tiny), or at 640, 320 and
+# 160 of LLaVA-NeXT's up to 2880 (next; SparseVLM by shares, its counts are of 576; 160 takes earlier stages: two whole layers are more).
 SCALE ?= tiny
 PRUNING = runs/pruning-$(SCALE)
-PRUNE = $(SINKBENCH) eval --config configs/papers/pruning_llava15.yaml --output $(PRUNING)
+PAPER = configs/papers/pruning_llava$(if $(filter next,$(SCALE)),_next,15).yaml
+PRUNE = $(SINKBENCH) eval --config $(PAPER) --output $(PRUNING)
 reproduce-pruning: install
 ifeq ($(SCALE),full)
+	$(PRUNE) --method greedy,pyramiddrop
 	for keep in 192 128 64; do \
 	  $(PRUNE) --set fastv.profile=$$keep --set pyramiddrop.profile=$$keep --set sparsevlm.profile=v1-$$keep \
 	    --set visiondrop.profile=$$keep --set visionzip.profile=$$keep || exit 1; \
+	done
+else ifeq ($(SCALE),next)
+	$(PRUNE) --method greedy,pyramiddrop
+	for keep in 640 320 160; do \
+	  first=$$( [ $$keep = 160 ] && echo 0 || echo 2 ); share=$$($(BIN)/python -c "print($$keep / 2880)"); \
+	  $(PRUNE) --set fastv.keep=$$keep --set visiondrop.keep=$$keep --set visionzip.keep=$$keep --set sparsevlm.keep=$$share \
+	    --set sparsevlm.layers=[$$first,6,15] --set pyramiddrop.layers=[$$(( first + (first == 0) )),10,20] \
+	    --set pyramiddrop.keep=$$keep || exit 1; \
 	done
 else
 	for keep in 0.33333333 0.22222222 0.11111111; do \
@@ -104,7 +115,7 @@ else
 	    --set visiondrop.keep=$$keep --set visionzip.keep=$$keep --set pyramiddrop.layers=[1,3,5] --set pyramiddrop.ratios=[0.32,0.16,0.08] --set pyramiddrop.keep=$$mean || exit 1; \
 	done
 endif
-	$(SINKBENCH) leaderboard $(PRUNING) --claims configs/papers/pruning_llava15.yaml --retained --pareto macs \
+	$(SINKBENCH) leaderboard $(PRUNING) --claims $(PAPER) --retained --pareto macs \
 	  --picture $(PRUNING)/pareto.png
 
 # All pruning methods at three budgets on the shipped models; some forty minutes on two cores. Methods that cannot reach 10 % (the

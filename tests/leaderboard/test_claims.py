@@ -76,3 +76,18 @@ def test_shipped_claims_name_methods_profiles_and_tasks_of_their_file(file):
     assert {each.task for each in found} <= {spec.task for spec in specs}
     assert {each.method.partition(" ")[0] for each in found} <= {spec.method for spec in specs}
     assert all(0 < each.claimed <= 1 for each in found)
+
+
+@pytest.mark.parametrize("name", ["pruning_llava15", "pruning_llava_next"])
+def test_the_claims_of_the_papers_name_methods_that_can_be_run(name):
+    """With a run for each of them, every figure is measured."""
+    tables = read_claims(PAPERS / f"{name}.yaml")
+    rows = []
+    for each in tables:
+        for row in each.rows:
+            settings = row.get("params", {}) | ({"profile": row["profile"]} if "profile" in row else {})
+            rows.append(run(row["method"], 0.5, model=each.model, **settings))
+    found = compare({"rows": rows}, tables)
+    assert found
+    assert {each.measured for each in found} == {0.5}
+    assert all(0 < each.claimed < 1 for each in found)
