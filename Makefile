@@ -124,9 +124,9 @@ PRUNING_BOARD ?= runs/pruning
 FREE = divprune fastervlm fastv himap pool random tokencarve uniform vflowopt visiondrop visionzip
 pruning-boards: install
 	for keep in 0.5 0.25 0.1; do \
-	  mean=$$( [ $$keep = 0.1 ] && echo 0.15 || echo $$keep ); \
+	  case $$keep in 0.5) mean=0.5 layers=4;; 0.25) mean=0.25 layers=2;; *) mean=0.15 layers=1;; esac; \
 	  HF_HUB_OFFLINE=1 $(SINKBENCH) eval --config configs/papers/pruning.yaml --output $(PRUNING_BOARD) \
-	    $(foreach name,$(FREE),--set $(name).keep=$$keep) --set himap.keep_image=$$keep \
+	    $(foreach name,$(FREE),--set $(name).keep=$$keep) --set himap.keep_image=$$keep --set visual_exit.layer=$$layers \
 	    --set pyramiddrop.keep=$$mean --set sparsevlm.keep=$$mean || exit 1; \
 	done
 	$(SINKBENCH) leaderboard $(PRUNING_BOARD) --retained --pareto macs --picture $(PRUNING_BOARD)/pareto.png \
