@@ -14,7 +14,7 @@ from sinkbench.calibration.artefact import Calibration
 from sinkbench.calibration.lookup import calibrations_for, file_name, shipped_folder, user_file
 from sinkbench.calibration.run import Settings, calibrate
 from sinkbench.errors import SinkbenchError, UsageError
-from sinkbench.methods import get_method
+from sinkbench.methods import get_method, method_class, method_names
 from sinkbench.record import model_identity
 from sinkbench.spec import RunSpec
 
@@ -144,12 +144,16 @@ def test_nothing_is_written_where_nothing_was_found(model, learning, tmp_path):
 
 def test_shipped_calibrations_fit_the_shipped_models():
     files = sorted(shipped_folder().glob("*/*.json"))
+    tiny = ("tiny-internvl", "tiny-llava", "tiny-qwen")
+    hosts = [name for name in method_names() if method_class(name).scores]
     assert {(file.parent.name, file.stem) for file in files} >= {
         ("act", "tiny-internvl"),
         ("act", "tiny-llava"),
         ("iri", "tiny-internvl"),
         ("iri", "tiny-llava"),
         ("iri", "tiny-qwen"),
+        *(("debias", f"{model}.{host}") for model in tiny for host in hosts),
+        *(("dyvte", model) for model in tiny),
     }
     for file in files:
         assert file.stat().st_size < 60_000
