@@ -43,7 +43,8 @@ class Intervention:
     vision_layers: tuple[int, ...] = ()
     """Layers of the vision encoder, from 0 or, negative, from the end, whose attention `mark_patches` wants to see.
 
-    It costs one more pass of the encoder over each image, and explicit weights of these layers.
+    It costs one more pass of the encoder over each image, none where the method selects tokens too, and explicit
+    weights of these layers.
     """
 
     edited_parts: Collection[Part] = ()

@@ -72,7 +72,7 @@ class VFlowOpt(Method):
     )
     edits: ClassVar[Stage] = Stage.VISION | Stage.PREFIX | Stage.SUFFIX
     family: ClassVar[str] = "pruning"
-    cost: ClassVar[str] = "passes"
+    cost: ClassVar[str] = "rows"
     calibration: ClassVar[str] = "rates and map under which the last token's state changes least"
     selects: ClassVar[bool] = True
     prunes: ClassVar[bool] = True

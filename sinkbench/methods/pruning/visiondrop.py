@@ -55,7 +55,7 @@ class VisionDrop(Method):
     )
     edits: ClassVar[Stage] = Stage.VISION | Stage.PREFIX | Stage.SUFFIX
     family: ClassVar[str] = "pruning"
-    cost: ClassVar[str] = "passes"
+    cost: ClassVar[str] = "rows"
     selects: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
 

@@ -44,7 +44,7 @@ class VisionZip(Method):
     )
     edits: ClassVar[Stage] = Stage.VISION
     family: ClassVar[str] = "pruning"
-    cost: ClassVar[str] = "passes"
+    cost: ClassVar[str] = "rows"
     selects: ClassVar[bool] = True
 
     keep: float = 0.25
