@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ COSTS = {
     "tokens": ("visual_tokens_mean", "image tokens, mean over layers"),
 }
 """By what the command line calls it: the entry of a row's "cost", and what it is."""
+
+
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 
 def cost_of(row: Row, cost: str) -> float | None:
@@ -75,29 +78,45 @@ def draw(board: Mapping[str, Any], cost: str, path: Path) -> None:
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         baseline = board["baseline"]
         methods = sorted({row["method"] for rows in panels for row in rows})
-        palette = matplotlib.color_sequences["tab10" if len(methods) <= 11 else "tab20"]
-        colours = {
-            name: palette[index % len(palette)] for index, name in enumerate(n for n in methods if n != baseline)
-        }
-        colours[baseline] = "black"
+        looks = _looks(methods, str(baseline))
         for panel, rows in zip(axes, panels, strict=False):
-            _panel(panel, rows, cost, colours)
+            _panel(panel, rows, cost, looks)
         for panel in axes[len(panels) :]:
             panel.set_axis_off()
-        handles = [matplotlib.lines.Line2D([], [], marker="o", ls="", color=colours[name]) for name in methods]
-        figure.legend(handles, methods, loc="outside lower center", ncols=min(len(methods), 4 * columns), frameon=False)
+        handles = [matplotlib.lines.Line2D([], [], **looks[name]) for name in methods]
+        # A column takes the longest name, in inches, and what stands before it.
+        fitting = int(4.2 * columns / (0.07 * max(map(len, methods)) + 0.45))
+        figure.legend(
+            handles, methods, loc="outside lower center", ncols=max(1, min(len(methods), fitting)), frameon=False
+        )
         drawn = BytesIO()
         figure.savefig(drawn, dpi=110)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
 
 
-def _panel(axes: Any, rows: Sequence[Row], cost: str, colours: Mapping[str, Any]) -> None:
+def _looks(methods: Sequence[str], baseline: str) -> dict[str, dict[str, Any]]:
+    """How each method is drawn: a colour for each first part of a composition, a line and a mark for what is added."""
+    import matplotlib
+
+    parts = sorted({name.partition("+")[0] for name in methods} - {baseline})
+    palette = matplotlib.color_sequences["tab10" if len(parts) <= 10 else "tab20"]
+    colours = {part: palette[index % len(palette)] for index, part in enumerate(parts)} | {baseline: "black"}
+    looks = {}
+    for part in colours:
+        for name, (line, mark) in zip(
+            (n for n in methods if n.partition("+")[0] == part), cycle(_STYLES), strict=False
+        ):
+            looks[name] = {"color": colours[part], "ls": line, "marker": mark, "ms": 4, "lw": 0.8}
+    return looks
+
+
+def _panel(axes: Any, rows: Sequence[Row], cost: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
     """One task and model."""
     metric = headline(rows[0])
     for method, same in groupby(sorted(rows, key=lambda row: (row["method"], cost_of(row, cost))), _method):
         points = [(cost_of(row, cost), headline(row)["value"]) for row in same]
-        axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=0.8, alpha=0.9, color=colours[method])
+        axes.plot(*zip(*points, strict=True), alpha=0.9, **looks[method])
     best = front(rows, cost)
     ringed = [(cost_of(row, cost), headline(row)["value"]) for row in best]
     axes.plot(*zip(*ringed, strict=True), "o", ms=9, mfc="none", mec="0.2", mew=0.9)

@@ -98,3 +98,10 @@ def test_the_published_average_of_sparsevlm_at_192_tokens():
     rows += [row("sparsevlm", value, 5, task=str(task)) for task, value in enumerate(pruned)]
     (found,) = (entry for entry in retained(board(*rows)) if entry["method"] == "sparsevlm")
     assert f"{found['percent']:.1f}" == "95.5"
+
+
+def test_a_composition_has_its_first_parts_colour_and_a_line_of_its_own():
+    looks = pareto._looks(["fastv", "fastv+debias", "greedy", "uniform"], "greedy")
+    assert looks["fastv"]["color"] == looks["fastv+debias"]["color"] != looks["uniform"]["color"]
+    assert looks["fastv"]["marker"] != looks["fastv+debias"]["marker"]
+    assert looks["greedy"]["color"] == "black"
