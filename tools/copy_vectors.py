@@ -1,14 +1,16 @@
 """Copy test vectors into the project: `python tools/copy_vectors.py DIR NAME...`.
 
-Files with equal model weights share one copy of them, `weights-HASH.safetensors`, which their metadata name.
+They are packed with gzip. Files with equal model weights share one copy of them, `weights-HASH.safetensors.gz`, which
+their metadata name.
 """
 
 import argparse
+import gzip
 import hashlib
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "vectors"
 WEIGHTS = "model_state."
@@ -21,10 +23,16 @@ def copy(source: Path) -> None:
     weights = {name: tensor for name, tensor in sorted(tensors.items()) if name.startswith(WEIGHTS)}
     if weights:
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in weights.values())).hexdigest()[:8]
-        meta["weights"] = f"weights-{digest}.safetensors"
+        meta["weights"] = f"weights-{digest}.safetensors.gz"
         if not (TARGET / meta["weights"]).exists():
-            save_file(weights, TARGET / meta["weights"])
-    save_file({n: t.contiguous() for n, t in tensors.items() if n not in weights}, TARGET / source.name, meta)
+            write(TARGET / meta["weights"], save(weights))
+    own = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in weights}
+    write(TARGET / f"{source.name}.gz", save(own, meta))
+
+
+def write(path: Path, content: bytes) -> None:
+    # Without the time of day, so that equal files are equal.
+    path.write_bytes(gzip.compress(content, 9, mtime=0))
 
 
 def main() -> None:

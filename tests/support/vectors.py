@@ -1,13 +1,15 @@
 """Reads the files made with published code, and stands in for an adapter around their bare language models."""
 
+import gzip
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load as tensors_of
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,14 +33,28 @@ class Vector:
         return self.tensors[name]
 
 
+def content(path: Path) -> bytes:
+    """A safetensors file, or one that is packed with gzip, as our copies are."""
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself: its header is JSON, behind 8 bytes with its length."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__", {}))
+
+
+def files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Safetensors files whose names begin as the pattern says, in order."""
+    return iter(sorted([*folder.glob(f"{pattern}*.safetensors"), *folder.glob(f"{pattern}*.safetensors.gz")]))
+
+
 def read(path: Path) -> Vector:
-    with safe_open(path, "pt") as file:
-        meta = dict(file.metadata())
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    raw = content(path)
+    meta, tensors = metadata(raw), tensors_of(raw)
     if weights := meta.pop("weights", None):
         # Our copies with equal weights share them (tools/copy_vectors.py).
-        with safe_open(path.with_name(weights), "pt") as file:
-            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors |= tensors_of(content(path.with_name(weights)))
     meta = {key: json.loads(value) for key, value in meta.items()}
     return Vector(path, tensors, meta["params"], meta["tolerance"])
 
@@ -46,9 +62,8 @@ def read(path: Path) -> Vector:
 def find(folder: Path, method: str, case: str) -> list[Path]:
     """Files of one method and case, whatever they are called after `<method>`."""
     found = []
-    for path in sorted(folder.glob(f"{method}*.safetensors")):
-        with safe_open(path, "pt") as file:
-            meta = file.metadata()
+    for path in files(folder, method):
+        meta = metadata(content(path))
         if json.loads(meta["method"]) == method and json.loads(meta["case"]) == case:
             found.append(path)
     return found
