@@ -6,7 +6,7 @@ By default the quirks of the published scorer are kept, because published number
 """
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 
@@ -78,19 +78,25 @@ class MentionFinder:
         synonyms: Text of the synonyms table.
         lemmatizer: "nltk" (the published scorers' current form) or "simplemma" (no data to download).
         strict_synonyms: Read the table without the published scorer's quirks.
+        further: Categories beside those of the table, each its own only name; one of two words is merged as
+            `DOUBLE_WORDS` are, and longer ones are never found.
 
     Raises:
         UsageError: There is no such lemmatizer.
     """
 
-    def __init__(self, synonyms: str, lemmatizer: str = "nltk", *, strict_synonyms: bool = False) -> None:
-        self._categories = read_synonyms(synonyms, strict=strict_synonyms)
+    def __init__(
+        self, synonyms: str, lemmatizer: str = "nltk", *, strict_synonyms: bool = False, further: Iterable[str] = ()
+    ) -> None:
+        own = {name: name for name in further}
+        self._categories = read_synonyms(synonyms, strict=strict_synonyms) | own
+        self._double_words = DOUBLE_WORDS | {name: name for name in own if len(name.split()) == 2}
         self._lemmas = get_lemmatizer(lemmatizer)
-        self._keep = frozenset(word for entry in (*self._categories, *DOUBLE_WORDS) for word in entry.split())
+        self._keep = frozenset(word for entry in (*self._categories, *self._double_words) for word in entry.split())
 
     def find(self, caption: str) -> Mentions:
         """The objects that a caption names, in order."""
-        words = merge_double_words(self._lemmas(caption, self._keep))
+        words = merge_double_words(self._lemmas(caption, self._keep), self._double_words)
         length = len(words)
         if "toilet" in words and "seat" in words:
             # "seat" is a synonym of chair, and that of a toilet is none.
@@ -98,13 +104,17 @@ class MentionFinder:
         named = tuple(word for word in words if word in self._categories)
         return Mentions(named, tuple(self._categories[word] for word in named), length)
 
+    def category(self, name: str) -> str:
+        """The category of an entry of the table; a name that is none stands for itself."""
+        return self._categories.get(name, name)
 
-def merge_double_words(words: list[str]) -> list[str]:
-    """Replace two neighbouring words by their entry in `DOUBLE_WORDS`, from left to right without overlap."""
+
+def merge_double_words(words: list[str], table: Mapping[str, str] = DOUBLE_WORDS) -> list[str]:
+    """Replace two neighbouring words by their entry in a table, from left to right without overlap."""
     merged, position = [], 0
     while position < len(words):
         pair = " ".join(words[position : position + 2])
-        found = DOUBLE_WORDS.get(pair)
+        found = table.get(pair)
         merged.append(found or words[position])
         position += 2 if found else 1
     return merged
@@ -186,6 +196,8 @@ SCHEME = Scheme(metric)
 
 
 @cache
-def mention_finder(synonyms: str, lemmatizer: str, strict_synonyms: bool) -> MentionFinder:
+def mention_finder(
+    synonyms: str, lemmatizer: str, strict_synonyms: bool, further: tuple[str, ...] = ()
+) -> MentionFinder:
     """A `MentionFinder` that is built once for the same table and settings."""
-    return MentionFinder(synonyms, lemmatizer, strict_synonyms=strict_synonyms)
+    return MentionFinder(synonyms, lemmatizer, strict_synonyms=strict_synonyms, further=further)

@@ -10,8 +10,6 @@ from sinkbench.errors import UsageError, unknown_name
 Lemmatizer = Callable[[str, Set[str]], list[str]]
 """From a caption and the words that must stay as they are to one lemma a token."""
 
-NLTK_RESOURCES = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
-
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 
 
@@ -28,6 +26,26 @@ def _wordnet_lemma(word: str, pos: str) -> str:
     return lemma
 
 
+def _tagged(text: str) -> list[tuple[str, str]]:
+    """Words with their parts of speech.
+
+    Raises:
+        UsageError: NLTK's data are not installed.
+    """
+    import nltk
+
+    try:
+        tagged: list[tuple[str, str]] = nltk.pos_tag(nltk.word_tokenize(text))
+        _wordnet_lemma("dogs", "n")
+    except LookupError as error:
+        raise UsageError(
+            "NLTK's data are not on this machine, and the nltk lemmatizer needs them",
+            "Run `sinkbench data nltk`, or `sinkbench data nltk --from FILE` with an archive of them; CHAIR can do "
+            "without: `--set TASK.lemmatizer=simplemma`, which gives slightly other numbers.",
+        ) from error
+    return tagged
+
+
 def nltk_lemmas(caption: str, keep: Set[str]) -> list[str]:
     """NLTK's tokenizer and tagger, then the WordNet lemma for the tag; what OPERA, PAI and lmms-eval use.
 
@@ -36,18 +54,18 @@ def nltk_lemmas(caption: str, keep: Set[str]) -> list[str]:
     Raises:
         UsageError: NLTK's data are not installed.
     """
-    import nltk
+    # WordNet's names for adjective, verb, noun and adverb; every other tag counts as a noun.
+    parts = {"J": "a", "V": "v", "R": "r"}
+    return [_wordnet_lemma(word, parts.get(tag[:1], "n")) for word, tag in _tagged(caption.lower())]
 
-    try:
-        tagged = nltk.pos_tag(nltk.word_tokenize(caption.lower()))
-        # WordNet's names for adjective, verb, noun and adverb; every other tag counts as a noun.
-        return [_wordnet_lemma(word, {"J": "a", "V": "v", "R": "r"}.get(tag[:1], "n")) for word, tag in tagged]
-    except LookupError as error:
-        raise UsageError(
-            "the nltk lemmatizer needs NLTK's data, and they are not on this machine",
-            f"Run `python -m nltk.downloader {' '.join(NLTK_RESOURCES)}`, or unpack them and set NLTK_DATA to the "
-            "folder that holds tokenizers/, taggers/ and corpora/.",
-        ) from error
+
+def nltk_nouns(text: str) -> list[str]:
+    """Lemmas of the nouns, repeats kept, in the case of the text; the first step of AMBER's generative scores.
+
+    Raises:
+        UsageError: NLTK's data are not installed.
+    """
+    return [_wordnet_lemma(word, "n") for word, tag in _tagged(text) if tag.startswith("NN")]
 
 
 @cache

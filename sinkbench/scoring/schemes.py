@@ -3,15 +3,47 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from sinkbench.scoring import chair, multiple_choice, pope, vqa
+from sinkbench.scoring import (
+    amber,
+    amber_d,
+    chair,
+    choice,
+    exact_match,
+    hallusion,
+    in_context,
+    llava_bench,
+    mme,
+    mmhal,
+    mmvet,
+    multiple_choice,
+    pope,
+    vqa,
+)
 from sinkbench.scoring.metric import Record, Scheme, Score, evaluate, record
+from sinkbench.scoring.rubric import Rubric
 
 SCHEMES: dict[str, Scheme] = {
     "pope": pope.SCHEME,
     "chair": chair.SCHEME,
     "multiple_choice": multiple_choice.SCHEME,
+    "choice": choice.SCHEME,
+    "cvbench": choice.CVBENCH,
+    "mmstar": choice.MMSTAR,
+    "mmvp": choice.MMVP,
     "vqa": vqa.SCHEME,
+    "amber_g": amber.SCHEME,
+    "mme": mme.SCHEME,
+    "amber": amber_d.SCHEME,
+    "hallusion": hallusion.SCHEME,
+    "in_context": in_context.SCHEME,
+    "llava_bench": llava_bench.SCHEME,
+    "mmhal": mmhal.SCHEME,
+    "mmvet": mmvet.SCHEME,
+    "exact_match": exact_match.SCHEME,
 }
+
+RUBRICS: dict[str, Rubric] = {"llava_bench": llava_bench.RUBRIC, "mmhal": mmhal.RUBRIC, "mmvet": mmvet.RUBRIC}
+"""By scheme, what a judge is asked where no rule can score; process_results gets its reply after the answer."""
 
 
 class Contribution(TypedDict):

@@ -1,16 +1,20 @@
-"""VQA accuracy (TextVQA, VizWiz and kin) with the EvalAI answer processor.
+"""VQA accuracy (TextVQA, VQAv2, VizWiz and kin) with the EvalAI answer processor.
 
 Accuracy after Antol et al., "VQA: Visual Question Answering" (ICCV 2015): an answer is fully right when three of the
 other annotators gave it. The processor keeps the quirks of the evaluation servers' code, since published numbers do.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
+from sinkbench.errors import unknown_name
 from sinkbench.scoring.metric import Metric, Part, Scheme, Score, quotient, total
 
 NAMES = ("vqa_accuracy", "n_unparsed")
+
+ANSWER_TYPES = ("yes/no", "number", "other")
+"""VQAv2's types of questions, over each of which its release reports the accuracy too."""
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 """In the order in which it is replaced."""
@@ -91,7 +95,16 @@ def vlmevalkit(text: str) -> str:
     return _normalise_words(strip_punctuation(_one_line(text), both_sides=True))
 
 
-def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
+def lmms_eval(text: str) -> str:
+    """Normalise an answer as lmms-eval does for VQAv2: the EvalAI processor without its first word steps."""
+    return _normalise_words(strip_punctuation(_one_line(text)))
+
+
+PARSERS: dict[str, Callable[[str], str]] = {"evalai": evalai, "lmms_eval": lmms_eval, "vlmevalkit": vlmevalkit}
+"""How texts are normalised before they are compared, by name."""
+
+
+def vqa_accuracy(prediction: str, references: Sequence[str], normalise: Callable[[str], str] = evalai) -> float:
     """Soft accuracy of an answer against the annotators' answers, both normalised here.
 
     mean over i of min(1, #{j != i: reference_j = prediction} / 3): each annotator is left out once.
@@ -99,41 +112,62 @@ def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     Args:
         prediction: The model's answer.
         references: The annotators' answers, usually ten; not changed.
+        normalise: A value of `PARSERS`.
 
     Raises:
         ValueError: There is no reference.
     """
     if not references:
         raise ValueError("VQA accuracy needs at least one reference answer")
-    answer = evalai(prediction)
-    matches = [evalai(reference) == answer for reference in references]
+    answer = normalise(prediction)
+    matches = [normalise(reference) == answer for reference in references]
     agreeing = sum(matches)
     return sum(min(1.0, (agreeing - match) / 3) for match in matches) / len(matches)
 
 
-def score(text: str, references: Sequence[str]) -> Score:
+def names(categories: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every metric that a task with these types of questions reports."""
+    return ("vqa_accuracy", *(f"{category}/vqa_accuracy" for category in categories), "n_unparsed")
+
+
+def score(text: str, references: Sequence[str], parser: str = "evalai", category: str = "") -> Score:
     """Judge one answer; a blank one is wrong and counted as unparsed.
 
     "A" is not blank: it normalises to nothing, as does the reference "a", and the two agree.
+
+    Args:
+        text: The model's answer.
+        references: The annotators' answers.
+        parser: A key of `PARSERS`.
+        category: The type of the question; empty where the task has none.
+
+    Raises:
+        UsageError: The parser is unknown.
     """
+    if parser not in PARSERS:
+        raise unknown_name("parser", parser, PARSERS)
     blank = not text.strip()
-    accuracy = 0.0 if blank else vqa_accuracy(text, references)
+    accuracy = 0.0 if blank else vqa_accuracy(text, references, PARSERS[parser])
+    counts = {"n": 1.0, "accuracy": accuracy}
+    within = {f"{category}.{name}": value for name, value in counts.items()} if category else {}
     return Score(
-        parsed=None if blank else evalai(text),
+        parsed=None if blank else PARSERS[parser](text),
         score=accuracy,
-        counts={"n": 1.0, "accuracy": accuracy, "unparsed": float(blank)},
+        counts={**counts, "unparsed": float(blank), **within},
     )
 
 
 @cache
 def metric(name: str) -> Metric:
-    """A metric by its name.
+    """A metric by its name; a type of questions as prefix restricts the accuracy to it ("yes/no/vqa_accuracy").
 
     Raises:
         ValueError: There is no such metric.
     """
-    if name == "vqa_accuracy":
-        return Metric(name, (Part(("accuracy", "n"), quotient, "n"),), "mean")
+    category, _, base = name.rpartition("/")
+    if base == "vqa_accuracy":
+        right, n = (f"{category}.{column}" if category else column for column in ("accuracy", "n"))
+        return Metric(name, (Part((right, n), quotient, n),), "mean")
     if name == "n_unparsed":
         return Metric(name, (Part(("unparsed",), total, "n"),), "count")
     raise ValueError(f"VQA accuracy has no metric {name!r}")

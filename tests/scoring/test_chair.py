@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nasty import NASTY
 
 from sinkbench.errors import UsageError
 from sinkbench.scoring import chair
@@ -95,6 +96,23 @@ def test_unknown_lemmatizer_names_the_known_ones():
 )
 def test_drop_incomplete_sentence(caption, kept):
     assert chair.drop_incomplete_sentence(caption) == kept
+
+
+def test_further_categories_are_found_by_their_own_names():
+    found = mentions("Two palm trees, a dog and a nut cracker tool", further=["palm tree", "nut cracker tool"])
+    assert found.objects == ("palm tree", "dog")
+    assert found.length == 10
+    finder = chair.MentionFinder(TABLE, "simplemma", further=["palm tree"])
+    assert [finder.category(name) for name in ("puppy", "palm tree", "lamp")] == ["dog", "palm tree", "lamp"]
+
+
+@pytest.mark.parametrize("caption", NASTY)
+def test_no_caption_breaks_the_scorer(caption):
+    score = chair.score(mentions(chair.drop_incomplete_sentence(caption)), {"dog"})
+    assert score.score in (0.0, 1.0)
+    assert score.counts["hallucinated"] <= score.counts["mentions"] <= score.counts["tokens"]
+    for name in chair.NAMES[:-2]:
+        assert 0 <= evaluate(chair.SCHEME, name, [record("0", "0", score)]).value <= 1
 
 
 def scored(captions):
@@ -203,7 +221,11 @@ def test_the_published_captions(name, shared, nltk_data, truth, monkeypatch):
         assert list(found.objects) == wanted["generated"], image_id
         assert [list(pair) for pair in chair.hallucinated(found, set(truth[image_id]))] == wanted["hallucinated"]
         assert found.length == wanted["n_words"]
-        records.append(record(str(image_id), str(image_id), chair.score(found, truth[image_id])))
+        score = chair.score(found, truth[image_id])
+        assert score.counts["hallucinating"] == wanted["CHAIRs"] == 1 - score.score
+        for key, part, whole in (("CHAIRi", "hallucinated", "mentions"), ("Recall", "found", "truth")):
+            assert score.counts[part] == pytest.approx(wanted[key] * score.counts[whole]), (image_id, key)
+        records.append(record(str(image_id), str(image_id), score))
     assert time.process_time() - start < 10
     assert len(records) == expected["n"]
     totals = {"chair_s": "CHAIRs", "chair_i": "CHAIRi", "recall": "Recall", "length": "Len"}
@@ -229,7 +251,8 @@ def test_missing_nltk_data_say_what_to_install(monkeypatch):
     monkeypatch.setattr("nltk.word_tokenize", _nothing_found)
     with pytest.raises(UsageError) as caught:
         chair.MentionFinder(TABLE, "nltk").find("A dog.")
-    assert "nltk.downloader" in caught.value.hint
+    assert "sinkbench data nltk" in caught.value.hint
+    assert "lemmatizer=simplemma" in caught.value.hint
 
 
 def _nothing_found(*args, **kwargs):

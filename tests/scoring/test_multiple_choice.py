@@ -5,8 +5,9 @@ import random
 import pytest
 
 from sinkbench.scoring import multiple_choice
+from sinkbench.scoring.letters import extract_letter
 from sinkbench.scoring.metric import evaluate, record
-from sinkbench.scoring.multiple_choice import ROTATION, extract_letter
+from sinkbench.scoring.multiple_choice import ROTATION
 
 OPTIONS = {"A": "top left", "B": "top right", "C": "bottom left", "D": "bottom right"}
 
