@@ -1,4 +1,4 @@
-"""Models that are too large to ship: made once on this machine, and kept in a cache folder.
+"""What is too large or not ours to ship: made once on this machine, and kept in a cache folder.
 
 An asset's folder appears in the cache whole or not at all, however often fetching it is killed.
 """
@@ -52,6 +52,12 @@ ASSETS = {
         version="34585faa244e",  # the first digits of the sha256 of what is merged into smollm2, deltas.safetensors
         size=278_300_000,
         builder="sinkbench.smol_llava:build",
+    ),
+    "chair-synonyms": Asset(
+        summary="the synonyms of CHAIR's objects, from the package lmms-eval",
+        version="84e0040eec10",  # the first digits of the table's sha256
+        size=4_100,
+        builder="sinkbench.chair_synonyms:build",
     ),
 }
 """By name."""

@@ -1,7 +1,8 @@
 """What goes into the engine and what comes out: plain values, no model and no lm-eval."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,7 +53,7 @@ class ImageRef:
         try:
             with Image.open(self.path) as image:
                 return image.size
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise SampleError(f"image {self.path} cannot be read: {error}") from error
 
     def load(self) -> "Image":
@@ -66,7 +67,7 @@ class ImageRef:
         try:
             with Image.open(self.path) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise SampleError(f"image {self.path} cannot be read: {error}") from error
 
 
@@ -170,21 +171,56 @@ class Request:
         messages: The conversation so far; the last message is the user's.
         images: As many as there are `<image>` placeholders, in order.
         generation: Settings of the answer.
+        fault: Why it cannot be asked, if its row in the data is broken: it is counted as a failed sample.
+        history: In a later turn of a dialogue, the requests whose answers stand in its assistant messages, by id in
+            order. As many rounds of answers come before its own.
     """
 
     id: str
     messages: tuple[Message, ...]
     images: tuple[ImageRef, ...] = ()
     generation: Generation = field(default_factory=Generation)
+    fault: str = ""
+    history: tuple[str, ...] = ()
+
+    def with_answers(self, texts: Mapping[str, str]) -> "Request":
+        """The request with the answers of earlier turns in its assistant messages.
+
+        Without one of them it cannot be asked, and has that for its fault.
+
+        Args:
+            texts: Answers by the requests' ids.
+        """
+        for id in self.history:
+            if id not in texts:
+                return replace(self, fault=self.fault or f"{id}, an earlier turn, has no answer")
+            if IMAGE_PLACEHOLDER in texts[id]:
+                return replace(self, fault=self.fault or f"the answer to {id}, an earlier turn, has an image in it")
+        said = iter(self.history)
+        messages = (
+            replace(message, text=texts[next(said)]) if message.role == "assistant" else message
+            for message in self.messages
+        )
+        return replace(self, messages=tuple(messages)) if self.history else self
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_json` reads it back."""
-        return asdict(self)
+        # As dataclasses.asdict has it, which copies so deeply that hundreds of thousands take half a minute.
+        return {
+            "id": self.id,
+            "messages": [dict(vars(message)) for message in self.messages],
+            "images": [{"path": image.path, "sha256": image.sha256} for image in self.images],
+            "generation": dict(vars(self.generation)),
+            **({"fault": self.fault} if self.fault else {}),
+            **({"history": list(self.history)} if self.history else {}),
+        }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Request":
         """Read what `to_json` wrote."""
         return cls(
+            fault=row.get("fault", ""),
+            history=tuple(row.get("history", ())),
             id=row["id"],
             messages=tuple(Message(**m) for m in row["messages"]),
             images=tuple(ImageRef(**i) for i in row["images"]),

@@ -92,6 +92,8 @@ def _batches(
         failures: list[tuple[Request, Response]] = []
         for request in window:
             try:
+                if request.fault:
+                    raise SampleError(request.fault)
                 prompts.append(adapter.encode(request))
             except SampleError as error:
                 failures.append((request, failed(request, error)))

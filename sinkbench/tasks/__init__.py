@@ -5,13 +5,14 @@ may be changed (`params`); further kinds of data are functions in this package, 
 `sinkbench.scoring`.
 """
 
-from sinkbench.tasks.catalog import Direction, TaskInfo, task_info, task_names
+from sinkbench.tasks.catalog import Direction, TaskInfo, task_groups, task_info, task_names
 from sinkbench.tasks.load import (
     build_requests,
     check_data,
     dataset_fingerprint,
     documents,
     load_task,
+    recorded_data,
     request_id,
     task_fingerprint,
 )
@@ -27,9 +28,11 @@ __all__ = [
     "dataset_fingerprint",
     "documents",
     "load_task",
+    "recorded_data",
     "request_id",
     "score_samples",
     "task_fingerprint",
+    "task_groups",
     "task_info",
     "task_names",
 ]

@@ -24,7 +24,8 @@ class TaskInfo:
         name: Task name.
         summary: One line on what it asks.
         version: Changes when the scores of old answers would change.
-        source: Kind of data: "scenes" (a Scenes folder) or "pope" (the POPE release or its hub copy).
+        source: Kind of data: "scenes" (a Scenes folder), "table" (see `tables`), or "chair" and "amber" (a table and
+            word lists, see `captions`).
         hub: Dataset id on the hub; empty for a task whose data are not there.
         has_images: Whether its questions are about images.
         scheme: Family of its metrics in `sinkbench.scoring.schemes`.
@@ -81,9 +82,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @cache
+def _configs() -> list[dict[str, Any]]:
+    return [_read(path) for path in sorted(resource("tasks").rglob("*.yaml"))]
+
+
+@cache
 def _catalog() -> dict[str, TaskInfo]:
-    configs = (_read(path) for path in sorted(resource("tasks").rglob("*.yaml")))
-    return {config["task"]: _info(config) for config in configs if isinstance(config.get("task"), str)}
+    return {config["task"]: _info(config) for config in _configs() if isinstance(config.get("task"), str)}
+
+
+@cache
+def task_groups() -> dict[str, tuple[str, ...]]:
+    """Groups of tasks (lm-eval's `group`) and their members."""
+    return {config["group"]: tuple(config["task"]) for config in _configs() if "group" in config}
 
 
 def _info(config: Mapping[str, Any]) -> TaskInfo:
@@ -116,5 +127,5 @@ def task_info(name: str) -> TaskInfo:
         UsageError: There is no such task; suggests the nearest names.
     """
     if name not in _catalog():
-        raise unknown_name("task", name, _catalog())
+        raise unknown_name("task", name, [*_catalog(), *task_groups()])
     return _catalog()[name]

@@ -22,6 +22,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of strings",
         lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
     ),
+    "texts": (
+        "a string or a list of strings",
+        lambda value: isinstance(value, str) or KINDS["strings"][1](value),
+    ),
 }
 
 
@@ -55,6 +59,25 @@ def read_rows(path: Path, columns: Columns, hint: str) -> list[dict[str, Any]]:
     return rows
 
 
+def row_problems(path: Path, columns: Columns, hint: str) -> list[str]:
+    """Everything that `read_rows` would stop at, one line after the other.
+
+    Raises:
+        UsageError: The file is missing or cannot be read.
+    """
+    found = []
+    for number, line in enumerate(_lines(path, hint), start=1):
+        where = f"{path.name}, line {number}"
+        try:
+            if line.strip():
+                row = parse_row(line, where, hint)
+                for column, kind in columns.items():
+                    _check(row, column, kind, where, hint)
+        except UsageError as error:
+            found.append(error.message)
+    return found
+
+
 def parse_row(line: str, where: str, hint: str) -> dict[str, Any]:
     """One JSON object from one line.
 
@@ -72,7 +95,8 @@ def parse_row(line: str, where: str, hint: str) -> dict[str, Any]:
 
 def _lines(path: Path, hint: str) -> list[str]:
     try:
-        return read_packed(path).splitlines()
+        # Not splitlines: JSON strings may hold U+2028 and its kin.
+        return read_packed(path).split("\n")
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", hint) from error
     except (OSError, UnicodeDecodeError) as error:

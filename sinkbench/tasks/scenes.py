@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkbench.errors import UsageError
 from sinkbench.paths import asset
-from sinkbench.tasks.rows import parse_row, read_rows
+from sinkbench.tasks.rows import parse_row, read_rows, row_problems
 
 HINT = "Make a complete folder with `sinkbench scenes render --seed 1 --n 200 --out DIR` and add `--data-dir DIR`."
 
@@ -15,7 +15,8 @@ def read_scenes(settings: Mapping[str, Any], data_dir: str | Path | None) -> lis
     """The rows of a task with the paths of their images.
 
     Args:
-        settings: `rows` (file name), `columns`, and `files` (further files that scoring needs), from the task's YAML.
+        settings: `rows` (file name), `columns`, and `files` (further files that scoring needs), from the task's YAML;
+            `images_needed` as `load_task` has it.
         data_dir: The folder; None takes the shipped split.
 
     Returns:
@@ -27,7 +28,8 @@ def read_scenes(settings: Mapping[str, Any], data_dir: str | Path | None) -> lis
         UsageError: The folder or one of its files is missing, or a row is malformed.
     """
     folder = (Path(data_dir) if data_dir is not None else asset("scenes/val")).absolute()
-    needed = [folder, folder / "images", *(folder / name for name in settings.get("files", ()))]
+    images = [folder / "images"] if settings.get("images_needed", True) else []
+    needed = [folder, *images, *(folder / name for name in settings.get("files", ()))]
     missing = next((path for path in needed if not path.exists()), None)
     if missing is not None:
         raise UsageError(f"the Scenes data {folder} are incomplete: {missing} does not exist", HINT)
@@ -36,6 +38,15 @@ def read_scenes(settings: Mapping[str, Any], data_dir: str | Path | None) -> lis
     return [
         {**row, "cluster": row["image"], "image_path": str(folder / "images" / row["image"]), **files} for row in rows
     ]
+
+
+def scenes_problems(settings: Mapping[str, Any], folder: Path, task: str) -> list[str]:
+    """Everything that is wrong with the rows of a task, one line after the other.
+
+    Raises:
+        UsageError: The file is missing or cannot be read.
+    """
+    return row_problems(folder / settings["rows"], settings["columns"], HINT)
 
 
 def dataset_about(folder: str | Path | None) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From answers to metrics with error bars, by lm-eval's own process_results and aggregation."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -12,7 +11,7 @@ from sinkbench.leaderboard.stats import Array, Interval, clustered_mean_ci, perc
 from sinkbench.scoring.metric import Metric, Record, Unit, cluster_sums, sorted_units
 from sinkbench.scoring.schemes import SCHEMES, Contribution
 from sinkbench.tasks.catalog import Direction, task_info
-from sinkbench.tasks.load import documents, request_id
+from sinkbench.tasks.load import documents, each_document, request_id
 
 
 class MetricResult(TypedDict):
@@ -54,7 +53,7 @@ class SampleScore(TypedDict):
 
 
 def score_samples(
-    task: Any, answers: Mapping[str, str], *, seed: int = 0
+    task: Any, answers: Mapping[str, str], *, replies: Mapping[str, str] | None = None, seed: int = 0
 ) -> tuple[dict[str, MetricResult], dict[str, SampleScore]]:
     """Score the answered samples of a task.
 
@@ -64,6 +63,7 @@ def score_samples(
     Args:
         task: From `load_task`.
         answers: Request id to answer text.
+        replies: Request id to what a judge said about the answer, for a task that needs one.
         seed: Seeds the bootstrap.
 
     Returns:
@@ -73,36 +73,46 @@ def score_samples(
         UsageError: An answer belongs to no document of the task.
     """
     info = task_info(task.task_name)
-    items = _process(task, answers)
-    judged = [item["record"] for item in next(iter(items.values()), [])]
+    judged = _process(task, answers, replies or {})
+    records = [record for record, _ in judged]
     scheme = SCHEMES[info.scheme]
-    sums = _Sums([scheme.metric(name) for name in info.metrics], sorted_units(scheme, judged), seed)
+    sums = _Sums([scheme.metric(name) for name in info.metrics], sorted_units(scheme, records), seed)
     aggregation = task.aggregation()
     results: dict[str, MetricResult] = {}
     for name, direction in info.metrics.items():
         metric = scheme.metric(name)
-        value = aggregation[name](items[name]) if judged else math.nan
+        items: list[Contribution] = [
+            {"scheme": info.scheme, "metric": name, "record": record} for record, names in judged if name in names
+        ]
+        value = aggregation[name](items) if items else math.nan
         results[name] = _result(value, direction, sums.interval(metric), *sums.support(metric))
-    return results, {entry["id"]: _sample(entry) for entry in judged}
+    return results, {record["id"]: _sample(record) for record in records}
 
 
-def _process(task: Any, answers: Mapping[str, str]) -> dict[str, list[Contribution]]:
-    """What every answered document gives to every metric; records carry request ids."""
-    asked = {request_id(task, document): document for document in documents(task)}
-    strangers = [id for id in answers if id not in asked]
+def _process(task: Any, answers: Mapping[str, str], replies: Mapping[str, str]) -> list[tuple[Record, tuple[str, ...]]]:
+    """What was read in every answer, and to which metrics it contributes; records carry request ids.
+
+    A document's contributions differ in the metric's name only, and there may be a million: they are made again later.
+    """
+    judged: list[tuple[Record, tuple[str, ...]]] = []
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    strangers = set(answers)
+    for document in each_document(documents(task)):
+        id = request_id(task, document)
+        if id not in answers:
+            continue
+        strangers.remove(id)
+        given: dict[str, Contribution] = task.process_results(
+            document, [answers[id], *([replies[id]] if id in replies else [])]
+        )
+        record = next(iter(given.values()))["record"]
+        judged.append(({**record, "id": id}, shared.setdefault(tuple(given), tuple(given))))
     if strangers:
         raise UsageError(
             f"{len(strangers)} answers belong to no sample of {task.task_name}, for example {min(strangers)}",
             "Score with the same --data-dir that the questions came from.",
         )
-    items: dict[str, list[Contribution]] = defaultdict(list)
-    for id, text in answers.items():
-        given: dict[str, Contribution] = task.process_results(asked[id], [text])
-        for contribution in given.values():
-            contribution["record"]["id"] = id
-        for name, contribution in given.items():
-            items[name].append(contribution)
-    return dict(items)
+    return judged
 
 
 class _Sums:

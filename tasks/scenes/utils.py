@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from sinkbench.scoring import chair, multiple_choice, pope, vqa
 from sinkbench.scoring.schemes import Contribution, aggregate, contributions
-from sinkbench.tasks.images import open_image
+from sinkbench.tasks.images import open_images
 from sinkbench.tasks.scenes import read_scenes
 
 __all__ = ["aggregate", "dataset", "doc_to_image", "score_chair", "score_mcq", "score_pope", "score_text"]
@@ -30,7 +30,7 @@ def dataset(data_dir: str | None = None, **settings: Any) -> dict[str, Dataset]:
 
 def doc_to_image(doc: dict[str, Any]) -> list[Any]:
     """The scene as a PIL image."""
-    return [open_image(doc)]
+    return open_images(doc)
 
 
 def score_pope(doc: dict[str, Any], results: list[str]) -> dict[str, Contribution]:

@@ -51,7 +51,12 @@ class FakeTask:
             text = f"<image>Is there a dog in image {index}?"
             yield Request(f"fake/{index}", (Message("user", text),), (image,), Generation(max_new_tokens=4))
 
-    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def review(self) -> None:
+        return None
+
+    def score(
+        self, answers: Mapping[str, str], replies: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         records = []
         for id, text in answers.items():
             index = int(id.partition("/")[2])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sinkbench.errors import UsageError
-from sinkbench.scoring import chair, multiple_choice, pope, vqa
+from sinkbench.scoring import chair, exact_match, multiple_choice, pope, vqa
 from sinkbench.scoring.schemes import SCHEMES
 from sinkbench.tasks import task_info, task_names
 
@@ -36,6 +36,10 @@ def test_every_metric_of_a_task_exists_and_has_a_direction(name):
         ("scenes_chair", chair.NAMES),
         ("scenes_mcq", multiple_choice.names(("counting", "position", "attribute", "scene"))),
         ("scenes_text", vqa.NAMES),
+        ("textvqa", vqa.NAMES),
+        ("vqav2", vqa.names(vqa.ANSWER_TYPES)),
+        ("vizwiz", vqa.NAMES),
+        ("gqa", exact_match.NAMES),
     ],
 )
 def test_yaml_and_code_list_the_same_metrics(name, metrics):
@@ -102,6 +106,10 @@ def test_listing_imports_nothing_heavy():
 
 def test_choices_in_yaml_are_the_parsers_of_the_code():
     assert sorted(task_info("pope").choices["parser"]) == sorted(pope.PARSERS)
+    assert sorted(task_info("gqa").choices["parser"]) == sorted(exact_match.PARSERS)
+    assert {parser for name in ("textvqa", "vqav2", "vizwiz") for parser in task_info(name).choices["parser"]} == {
+        *vqa.PARSERS
+    }
 
 
 def test_metadata_is_plain_yaml():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sinkbench.errors import UsageError
-from sinkbench.tasks import build_requests, check_data, documents, hub, load_task, score_samples
+from sinkbench.tasks import build_requests, check_data, documents, hub, load_task, score_samples, task_info
 
 SPLITS = ("random", "popular", "adversarial")
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -137,7 +137,10 @@ def test_out_of_reach_says_what_to_do_before_anything_is_loaded(tmp_path, monkey
         check_data("pope")
     assert "lmms-lab/POPE" in caught.value.message
     assert "lmms-lab-encoder/POPE" in caught.value.message
-    assert all(word in caught.value.hint for word in ("--data-dir", "hf download", "HF_HOME", "a machine with access"))
+    assert all(
+        word in caught.value.hint
+        for word in ("--data-dir", "sinkbench data export pope --out DIR", "on a machine with access")
+    )
 
 
 def test_a_reachable_copy_is_enough(tmp_path, monkeypatch):
@@ -158,7 +161,7 @@ def _no_question(name):
 
 
 def test_bad_folders(tmp_path):
-    cases = {"missing": "does not exist", "empty": "no POPE questions"}
+    cases = {"missing": "does not exist", "empty": "holds no data of pope"}
     (tmp_path / "empty").mkdir()
     for name, words in cases.items():
         with pytest.raises(UsageError, match=words) as caught:
@@ -195,10 +198,23 @@ def test_a_question_number_that_occurs_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "suffix"), [("bare", ""), ("vcd", " Please answer this question with one word."), ("llava", SHORT)]
+    ("prompt", "suffix"),
+    [
+        ("original", SHORT),
+        ("llava", SHORT),
+        ("lmms-eval", SHORT),
+        ("vlmevalkit", ""),
+        ("bare", ""),
+        ("vcd", " Please answer this question with one word."),
+    ],
 )
 def test_prompts(prompt, suffix, tmp_path):
     write_release(tmp_path)
     task = load_task("pope", tmp_path, {"prompt": prompt})
     document = documents(task)[0]
     assert task.doc_to_text(document) == f"<image>{document['question']}{suffix}"
+    assert document["prompt"] == prompt
+
+
+def test_the_default_prompt_is_that_of_the_published_numbers():
+    assert task_info("pope").params["prompt"] == "original"
