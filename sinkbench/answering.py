@@ -14,7 +14,7 @@ from sinkbench.store import Row
 
 
 def answer(runs: Sequence[Run], engine: Engine, reporter: Reporter) -> None:
-    """Answer what is pending in runs; each batch is on disk before the next one begins.
+    """Answer what is pending in runs; each batch is on disk before the next one begins, and each round of a dialogue.
 
     Args:
         runs: Runs of one task, with pending samples.
@@ -29,10 +29,11 @@ def answer(runs: Sequence[Run], engine: Engine, reporter: Reporter) -> None:
     total = sum(run.record["task"]["n_run"] for run in runs)
     start = time.monotonic()
     reporter.answering(total, total - n_pending)
-    for name, responses in engine.sweep(asked.requests(), asked.wanted):
-        rows = asked.rows(name, responses)
-        asked.runs[name].store.append(rows)
-        reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
+    for turn in range(max(run.n_rounds for run in runs)):
+        for name, responses in engine.sweep(asked.requests(turn), asked.wanted):
+            rows = asked.rows(name, responses)
+            asked.runs[name].store.append(rows)
+            reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
     reporter.finished()
     asked.check_all_answered()
     measured = {"wall_s": time.monotonic() - start, "shared_by": len(runs)}
@@ -52,10 +53,11 @@ class _Asked:
         self.runs = {lane(run): run for run in runs}
         self._waiting: dict[str, dict[str, Request]] = {name: {} for name in self.runs}
 
-    def requests(self) -> Iterator[Request]:
-        """Every request that a run lacks, once; read in the engine's thread."""
-        for row in zip_longest(*(run.outstanding() for run in self.runs.values())):
-            # Runs that were prepared at different times may have different images for one question.
+    def requests(self, turn: int) -> Iterator[Request]:
+        """Every request of a round that a run lacks, once; read in the engine's thread."""
+        for row in zip_longest(*(run.outstanding(turn) for run in self.runs.values())):
+            # Runs that were prepared at different times may have different images for one question, and turns of a
+            # dialogue follow different answers.
             distinct: dict[Request, Request] = {}
             for waiting, request in zip(self._waiting.values(), row, strict=True):
                 if request is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sinkbench.calibration.artefact import Calibration
     from sinkbench.methods.base import Method
     from sinkbench.spec import RunSpec
+    from sinkbench.tasks.review import Review
 
 
 class Task(Protocol):
@@ -23,8 +24,13 @@ class Task(Protocol):
     def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
         """Its questions; images that are no files yet are written to the folder."""
 
-    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
-        """Metrics, and what scoring adds to each sample, from the answers by request id."""
+    def review(self) -> "Review | None":
+        """How a judge is asked about its answers; None for a task that rules can score."""
+
+    def score(
+        self, answers: Mapping[str, str], replies: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+        """Metrics, and what scoring adds to each sample, from the answers and a judge's replies by request id."""
 
 
 class Engine(Protocol):
@@ -95,22 +101,28 @@ class LmEvalTask:
         name: Task name.
         data_dir: Folder with its data, or None.
         params: Values for its parameters.
+        images_needed: See `load_task`.
 
     Attributes:
         loaded: lm-eval's task object.
     """
 
-    def __init__(self, name: str, data_dir: Path | None, params: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, data_dir: Path | None, params: Mapping[str, Any], *, images_needed: bool = True
+    ) -> None:
         from sinkbench.tasks import load_task
+        from sinkbench.tasks.review import Review
 
         self._name = name
-        self.loaded = load_task(name, data_dir, params)
+        self.loaded = load_task(name, data_dir, params, images_needed=images_needed)
+        self._review = Review.of(self.loaded, params)
 
     def describe(self) -> dict[str, Any]:
         """See `Task`; the headline is the first metric of the YAML."""
-        from sinkbench.tasks import documents, task_fingerprint, task_info
+        from sinkbench.tasks import documents, recorded_data, task_fingerprint, task_info
 
         info = task_info(self._name)
+        data = recorded_data(self.loaded)
         return {
             "name": self._name,
             "version": info.version,
@@ -119,6 +131,7 @@ class LmEvalTask:
             "scheme": info.scheme,
             "headline": next(iter(info.metrics)),
             "n_total": len(documents(self.loaded)),
+            **({"data": data} if data else {}),
         }
 
     def requests(self, image_folder: Path, limit: int | None) -> Iterable[Request]:
@@ -127,11 +140,17 @@ class LmEvalTask:
 
         return build_requests(self.loaded, image_folder, limit)
 
-    def score(self, answers: Mapping[str, str]) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+    def review(self) -> "Review | None":
+        """See `Task`."""
+        return self._review
+
+    def score(
+        self, answers: Mapping[str, str], replies: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], Mapping[str, Mapping[str, Any]]]:
         """See `Task`."""
         from sinkbench.tasks import score_samples
 
-        metrics, samples = score_samples(self.loaded, answers)
+        metrics, samples = score_samples(self.loaded, answers, replies=replies)
         return {name: dict(metric) for name, metric in metrics.items()}, samples
 
 

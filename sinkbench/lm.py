@@ -6,6 +6,9 @@ that calls `lm_eval.simple_evaluate(model="sinkbench", ...)`. For example, on on
 
     python -m sinkbench.lm --model sinkbench --model_args model=tiny-llava,method=var,var.tau=5
         --include_path tasks --tasks scenes_pope --batch_size auto
+
+lm-eval's own `hf-multimodal` gives the same greedy answers where it is told to `--apply_chat_template`; it takes no
+notice of `max_gen_toks` where the model's generation_config sets a bound of its own.
 """
 
 import hashlib
@@ -172,10 +175,16 @@ def _no_likelihood() -> UsageError:
 
 def _request(index: int, instance: "Instance", files: "_ImageFiles") -> Request:
     context, settings, *rest = instance.args
+    if instance.doc.get("follows"):
+        raise UsageError(
+            f"{instance.task_name} asks in dialogues, and lm-eval asks every question by itself",
+            f"Run it with `sinkbench eval -t {instance.task_name}`.",
+        )
     visuals = rest[0]["visual"] if rest else []
-    path = instance.doc.get("image_path")
-    # The file itself spares decoding and encoding, and has the bytes that `sinkbench eval` sees.
-    images = [path] if path and len(visuals) == 1 and Path(path).is_file() else visuals
+    paths = instance.doc.get("image_paths") or [instance.doc.get("image_path")]
+    # The files themselves spare decoding and encoding, and have the bytes that `sinkbench eval` sees.
+    on_disk = len(paths) == len(visuals) and all(path and Path(path).is_file() for path in paths)
+    images = paths if on_disk else visuals
     return Request(
         id=str(index),
         messages=(Message("user", context),),
@@ -223,9 +232,11 @@ class _ImageFiles:
         return self._known[id(image)][1]
 
     def _write(self, image: "Image") -> ImageRef:
+        from PIL.Image import DecompressionBombError
+
         try:
             pixels = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, DecompressionBombError):
             return ImageRef(str(self._folder / f"undecodable-{len(self._known)}"))
         digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
         path = self._folder / f"{digest}.png"
@@ -236,6 +247,9 @@ class _ImageFiles:
 
 def register() -> None:
     """Tell lm-eval's registry about this model; calling it again changes nothing."""
+    # Only an empty registry fills itself with lm-eval's own models: without them `hf-multimodal` would be unknown.
+    import lm_eval.models  # noqa: F401
+
     if NAME not in model_registry:
         model_registry.register(NAME, target="sinkbench.lm:SinkbenchLM")
 

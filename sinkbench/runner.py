@@ -38,6 +38,16 @@ class Outcome:
         """Samples without an answer."""
         return int(self.record["task"]["n_failed"])
 
+    @property
+    def n_unjudged(self) -> int:
+        """Answers on which a judge gave no verdict."""
+        return int(self.record["task"].get("judge", {}).get("n_unjudged", 0))
+
+    def first_unjudged(self) -> str:
+        """Id and reason of one answer that a judge gave no verdict on."""
+        verdicts = {row["id"]: row["judge"]["error"] for row in RunStore(self.directory).lines() if "judge" in row}
+        return next((f"{id}: {error}" for id, error in verdicts.items() if error), "the judge was asked no more")
+
     def first_failure(self) -> str:
         """Id and reason of one failed sample."""
         id, reason = next(iter(RunStore(self.directory).failures().items()))
@@ -122,7 +132,7 @@ def _run_sweep(
                 _answer(going, backend, models, reporter)
         if spec.stage in ("all", "score"):
             for run in going:
-                run.score()
+                run.score(reporter)
     return [Outcome(run.store.directory, run.record, run.reused) for run in runs]
 
 

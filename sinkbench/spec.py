@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from sinkbench.errors import UsageError, unknown_name
+from sinkbench.judge import is_judging
 from sinkbench.request import Generation
 
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -103,6 +104,11 @@ class RunSpec(BaseModel):
         """The task's share of `params`, keys without the task's name."""
         return {key.partition(".")[2]: value for key, value in self.params.items() if key.startswith(f"{self.task}.")}
 
+    @property
+    def asking_params(self) -> dict[str, Any]:
+        """`task_params` without those that say who judges: the answers do not depend on these."""
+        return {key: value for key, value in self.task_params.items() if not is_judging(key)}
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary of every setting."""
         return self.model_dump(mode="json")
@@ -110,8 +116,18 @@ class RunSpec(BaseModel):
 
 def questions_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What of a spec, as run.json has it, decides what is asked and how, whatever answers it."""
-    params = {key: value for key, value in spec["params"].items() if key.startswith(f"{spec['task']}.")}
+    params = {key: value for key, value in _task_params(spec).items() if not is_judging(key)}
     return {**{key: spec[key] for key in ("task", "limit", "generation", "data_dir")}, "params": params}
+
+
+def judging_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec, as run.json has it, says who judges the answers."""
+    return {key: value for key, value in _task_params(spec).items() if is_judging(key)}
+
+
+def _task_params(spec: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"{spec['task']}."
+    return {key.removeprefix(prefix): value for key, value in spec["params"].items() if key.startswith(prefix)}
 
 
 def run_id(
@@ -131,7 +147,7 @@ def run_id(
     deciding = {
         "model": dict(model),
         "method": {"name": spec.method, "params": dict(method_params)},
-        "task": {**task, "params": spec.task_params},
+        "task": {**task, "params": spec.asking_params},
         "generation": spec.generation.model_dump(exclude_none=True),
         "limit": spec.limit,
         "seed": spec.seed,
@@ -185,7 +201,7 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     given = settings["model"]
     models = [given] if isinstance(given, str) and Path(given).exists() else _several(given)
     methods = _methods(settings.get("method", "greedy"))
-    tasks = _several(settings["task"])
+    tasks = _tasks(settings["task"])
     params = settings.get("params") or {}
     if not isinstance(params, Mapping):
         raise UsageError(f"params: {params!r} is no mapping", "Write params: {var.tau: 5}.")
@@ -229,7 +245,14 @@ def with_flags(config: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str,
 def _owners(settings: Mapping[str, Any]) -> set[str]:
     """Names before the dot of parameters that belong to the settings' methods and tasks."""
     methods = _methods(settings.get("method", "greedy"))
-    return {part for method in methods for part in method.split("+")} | set(_several(settings.get("task") or ()))
+    return {part for method in methods for part in method.split("+")} | set(_tasks(settings.get("task") or ()))
+
+
+def _tasks(value: Any) -> list[str]:
+    """The tasks named, with a group's in the place of the group."""
+    from sinkbench.tasks.catalog import task_groups
+
+    return list(dict.fromkeys(name for given in _several(value) for name in task_groups().get(given, (given,))))
 
 
 def _methods(value: Any) -> list[str]:

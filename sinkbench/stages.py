@@ -1,9 +1,10 @@
 """One run on its way through the stages prepare, answer and score; run.json is kept true whatever happens."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sinkbench.backend import Task
 from sinkbench.environment import environment, git_state
@@ -11,9 +12,14 @@ from sinkbench.errors import UsageError
 from sinkbench.images import with_absolute_images, with_copied_images
 from sinkbench.plan import Plan
 from sinkbench.record import UNSCORED, Record, answered, new_record, question, resumed, touch
+from sinkbench.reporter import Reporter
 from sinkbench.request import Request
-from sinkbench.spec import questions_of
-from sinkbench.store import RunStore, read_record
+from sinkbench.reviewing import ask_judge
+from sinkbench.spec import judging_of, questions_of
+from sinkbench.store import Row, RunStore, read_record
+
+if TYPE_CHECKING:
+    from sinkbench.tasks.review import Review
 
 
 class Run:
@@ -28,6 +34,7 @@ class Run:
         store: The run directory.
         record: The content of run.json as it is to be.
         n_pending: Samples without an answer: never asked, failed, or asked in other words or about another image.
+        n_rounds: Turns of its longest dialogue; 1 where no question follows another.
         reused: Nothing was to be done.
 
     Raises:
@@ -41,6 +48,7 @@ class Run:
         _check_unseen(plan, self._described)
         self.record: Record = {}
         self.n_pending = 0
+        self.n_rounds = 1
         self.reused = False
         self._answered: dict[str, bytes] = {}
 
@@ -63,16 +71,21 @@ class Run:
             if plan.spec.stage in ("all", "prepare"):
                 self._prepare()
             self._survey()
-            if earlier and earlier["status"] == "success" and not self.n_pending and plan.spec.stage != "score":
+            if earlier and self._holds(earlier):
                 self.record, self.reused = earlier, True
             elif plan.spec.stage in ("all", "prepare"):
                 self.save("started", stage="prepare")
 
-    def outstanding(self) -> Iterator[Request | None]:
-        """The requests in order, None in the place of each that is answered."""
+    def outstanding(self, turn: int = 0) -> Iterator[Request | None]:
+        """The requests in order, None in the place of each that is answered or belongs to another round.
+
+        Args:
+            turn: Round of answers. The requests of a later one hold the run's own answers of those before.
+        """
+        texts = self._texts() if turn else {}
         for request in self.store.requests():
-            known = self._answered.get(request.id)
-            yield request if known is None or known != question(request) else None
+            asked = request.with_answers(texts) if len(request.history) == turn else None
+            yield asked if asked and self._answered.get(asked.id) != question(asked) else None
 
     def note_machine(self, adapter: Any) -> None:
         """Record what answers.
@@ -99,30 +112,66 @@ class Run:
         self.record["task"]["n_failed"] = n_failed
         self.save("started", stage="answer")
 
-    def score(self) -> None:
+    def score(self, reporter: Reporter) -> None:
         """Score every answer; failed samples are counted, not scored.
+
+        The answers of a task that needs a judge are written in the benchmark's own form too. Without a judge they are
+        all there is; with one, an answer that it gives no verdict on is counted, not scored.
+
+        Args:
+            reporter: Is told how the judge gets on.
+
+        Raises:
+            UsageError: Some samples have not been asked; or the judge refuses whoever asks.
+        """
+        assert self._task is not None
+        with recorded([self]):
+            texts = self._all_texts()
+            metrics: dict[str, Any] = {}
+            scores: Mapping[str, Mapping[str, Any]] = {}
+            if (review := self._task.review()) is None:
+                metrics, scores = self._task.score(texts)
+            else:
+                self.store.write_text(*review.submission(texts, self.plan.stem.rpartition("__")[0]))
+                replies = self._replies(review, reporter)
+                if replies is not None:
+                    metrics, scores = self._task.score({id: texts[id] for id in replies}, replies)
+            rows = ({**row, **UNSCORED, **scores.get(row["id"], {})} for row in self.store.newest())
+            self.store.replace_samples(rows)
+            self.record["metrics"] = metrics
+            task = self.record["task"]
+            lacking = task["n_failed"] + task.get("judge", {}).get("n_unjudged", 0)
+            self.save("incomplete" if lacking else "success", stage="score")
+
+    def _all_texts(self) -> dict[str, str]:
+        """The answers by request id; failed samples have none.
 
         Raises:
             UsageError: Some samples have not been asked.
         """
-        assert self._task is not None
-        with recorded([self]):
-            task, n_asked = self.record["task"], 0
-            texts: dict[str, str] = {}
-            for row in self.store.newest():
-                n_asked += 1
-                if not row["error"]:
-                    texts[row["id"]] = row["text"]
-            if n_asked < task["n_run"]:
-                raise UsageError(
-                    f"{task['n_run'] - n_asked} of {task['n_run']} samples have not been asked yet",
-                    "Run the answer stage first: --stage answer.",
-                )
-            metrics, scores = self._task.score(texts)
-            rows = ({**row, **UNSCORED, **scores.get(row["id"], {})} for row in self.store.newest())
-            self.store.replace_samples(rows)
-            self.record["metrics"] = metrics
-            self.save("incomplete" if task["n_failed"] else "success", stage="score")
+        n_asked, n_run = 0, self.record["task"]["n_run"]
+        texts: dict[str, str] = {}
+        for row in self.store.newest():
+            n_asked += 1
+            if not row["error"]:
+                texts[row["id"]] = row["text"]
+        if n_asked < n_run:
+            raise UsageError(
+                f"{n_run - n_asked} of {n_run} samples have not been asked yet",
+                "Run the answer stage first: --stage answer.",
+            )
+        return texts
+
+    def _replies(self, review: "Review", reporter: Reporter) -> dict[str, str] | None:
+        """What the judge says, by request id; None where there is no judge."""
+        if review.judge is None:
+            reporter.note(f"{review.task} needs a judge and has none: {self.store.directory / review.rubric.file}")
+            return None
+        rows: dict[str, Row] = {row["id"]: row for row in self.store.newest() if not row["error"]}
+        reporter.note(f"asking {review.judge.model} about {len(rows)} answers")
+        replies = ask_judge(self.store, review, rows, reporter)
+        self.record["task"]["judge"] = {**review.describe(), "n_unjudged": len(rows) - len(replies)}
+        return replies
 
     def reuse_note(self) -> str:
         """Why there is nothing to do."""
@@ -150,13 +199,23 @@ class Run:
             for request in self._task.requests(images, spec.limit)
         )
 
+    def _holds(self, earlier: Record) -> bool:
+        """Whether an earlier process did all that is asked for."""
+        spec = self.plan.spec
+        judged_alike = judging_of(earlier["spec"]) == judging_of(spec.to_json())
+        return earlier["status"] == "success" and not self.n_pending and spec.stage != "score" and judged_alike
+
     def _survey(self) -> None:
         self._answered = answered(self.store.lines())
-        n_run = 0
-        for request in self.outstanding():
-            n_run += 1
-            self.n_pending += request is not None
-        self.record["task"]["n_run"] = n_run
+        turns = Counter(len(request.history) for request in self.store.requests())
+        self.n_rounds = max(turns, default=0) + 1
+        for turn in range(self.n_rounds):
+            self.n_pending += sum(request is not None for request in self.outstanding(turn))
+        self.record["task"]["n_run"] = turns.total()
+
+    def _texts(self) -> dict[str, str]:
+        """The answers so far by request id."""
+        return {row["id"]: row["text"] for row in self.store.samples().values() if not row["error"]}
 
 
 @contextmanager

@@ -103,6 +103,16 @@ class RunStore:
         """Whether the questions are there."""
         return self.requests_file.is_file()
 
+    def count_requests(self) -> int:
+        """How many questions there are.
+
+        Raises:
+            UsageError: The run has not been prepared.
+        """
+        self._check_prepared()
+        with open(self.requests_file, "rb") as lines:
+            return sum(1 for _ in lines)
+
     def requests(self) -> Iterator[Request]:
         """Read requests.jsonl one by one; relative image paths start from the run directory.
 
@@ -111,15 +121,18 @@ class RunStore:
         Raises:
             UsageError: The run has not been prepared.
         """
-        if not self.is_prepared:
-            raise UsageError(
-                f"{self.directory} holds no requests.jsonl", "Run the prepare stage first: --stage prepare."
-            )
+        self._check_prepared()
         for _, row in _lines(self.requests_file):
             for image in row["images"]:
                 if not os.path.isabs(image["path"]):
                     image["path"] = os.path.normpath(self.directory / image["path"])
             yield Request.from_json(row)
+
+    def _check_prepared(self) -> None:
+        if not self.is_prepared:
+            raise UsageError(
+                f"{self.directory} holds no requests.jsonl", "Run the prepare stage first: --stage prepare."
+            )
 
     def lines(self) -> Iterator[Row]:
         """Every line of samples.jsonl, the newest last; a last line that a kill cut off is dropped from the file."""
@@ -167,6 +180,10 @@ class RunStore:
             rows: The new lines; they may be read from the old file as they are written.
         """
         self._replace(self.samples_file, (_checked_line(row) for row in rows))
+
+    def write_text(self, name: str, content: str) -> None:
+        """Write a further file of the run atomically."""
+        self._replace(self.directory / name, content.removesuffix("\n").split("\n"))
 
     def read_run(self) -> dict[str, Any] | None:
         """The record of the run, or None when there is none yet."""

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("lm_eval")
@@ -140,6 +143,48 @@ def test_lm_eval_finds_it_by_name():
 def test_sharing_can_be_turned_off_as_a_model_argument():
     assert SinkbenchLM.create_from_arg_string("model=tiny-llava")._engine.share_prefix
     assert not SinkbenchLM.create_from_arg_string("model=tiny-llava,share_prefix=false")._engine.share_prefix
+
+
+def test_lm_evals_own_models_stay_known():
+    code = (
+        "import sinkbench.lm; from lm_eval.api.registry import model_registry; assert 'hf-multimodal' in model_registry"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_several_images_on_disk_are_used_where_they_lie(lm, engine, tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 2) / "images"
+    paths = [str(folder / f"00000{number}.jpg") for number in (2, 1)]
+    with Image.open(paths[0]) as first, Image.open(paths[1]) as second:
+        visuals = [first, second]
+        lm.generate_until([instance("<image><image>?", visuals=visuals, doc={"image_paths": paths})], disable_tqdm=True)
+    assert [image.path for image in engine.requests[0].images] == paths
+
+
+def test_hf_multimodal_and_sinkbench_answer_alike():
+    """The same YAML under lm-eval's own model and under ours, greedy, on the shipped model and data."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from sinkbench.paths import asset, resource
+
+    tasks = ["scenes_pope", "scenes_mcq"]
+
+    def evaluated(model, arguments, **settings):
+        manager = TaskManager(include_path=str(resource("tasks")), include_defaults=False)
+        arguments |= {"dtype": "float32", "device": "cpu"}
+        settings |= {"tasks": tasks, "task_manager": manager, "limit": 4, "batch_size": 2, "bootstrap_iters": 0}
+        done = simple_evaluate(model=model, model_args=arguments, **settings)
+        answers = {(task, row["doc_id"]): row["resps"] for task in tasks for row in done["samples"][task]}
+        return answers, done["results"]
+
+    ours, our_scores = evaluated("sinkbench", {"model": "tiny-llava"})
+    hf = {"pretrained": str(asset("tiny-llava"))}
+    theirs, their_scores = evaluated("hf-multimodal", hf, apply_chat_template=True)
+    assert len(ours) == 8
+    assert ours == theirs
+    for task in tasks:
+        assert str(our_scores[task]) == str(their_scores[task])
 
 
 def test_lm_eval_and_the_runner_agree(tmp_path):

@@ -265,7 +265,8 @@ class Adapter(ABC):
         """Render the chat template, tokenise, and say what each token is for.
 
         Raises:
-            SampleError: Placeholders and images do not match, or the text holds the model's own image token.
+            SampleError: Placeholders and images do not match, the text holds the model's own image token, or the prompt
+                is longer than the model reads; it is never cut.
         """
         text = self._chat.tokenise(request)
         images = self.prompt_images(request.images)
@@ -277,6 +278,9 @@ class Adapter(ABC):
         expansions = {place: self.expand_image(image) for place, image in zip(places, images, strict=True)}
         ids, roles, user_texts = text.expand(expansions)
         positions = self.positions(ids, images)
+        room = getattr(self.language_model.config, "max_position_embeddings", None)
+        if room is not None and int(positions.max()) >= room:
+            raise SampleError(f"the prompt has {len(ids)} tokens with {len(images)} images; the model reads {room}")
         return Prompt(request, ids, roles, positions, images, self.image_token, user_texts, self.image_markup)
 
     def plain_prompt(self, text: str | Sequence[int], max_tokens: int | None = None, *, opening: bool = True) -> Prompt:

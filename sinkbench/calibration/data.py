@@ -105,7 +105,9 @@ def load_data(
     about = dataset_about(source) if scenes else {}
     boxes = _boxes(source) if scenes else {}
     rows = {request_id(task, document): document for document in documents(task)}
-    requests = list(build_requests(task, folder / "images", limit))
+    asked = build_requests(task, folder / "images", limit)
+    # Later turns of a dialogue stand behind answers that nobody has given here.
+    requests = [request for request in asked if not (request.history or request.fault)]
     return Data(
         questions=[
             Question(

@@ -139,7 +139,9 @@ def _questions(settings: Settings, task: str) -> list[Request]:
     from sinkbench.tasks.load import build_requests, load_task
 
     loaded = load_task(task, settings.data_dir)
-    return list(build_requests(loaded, settings.output / "images", settings.limit))
+    asked = build_requests(loaded, settings.output / "images", settings.limit)
+    # Later turns of a dialogue stand behind answers that nobody has given here.
+    return [request for request in asked if not (request.history or request.fault)]
 
 
 def _part(

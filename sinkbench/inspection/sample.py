@@ -50,7 +50,7 @@ class Question:
         """The request; images that a data set embeds are written to the folder.
 
         Raises:
-            UsageError: There is no such file or question.
+            UsageError: There is no such file or question, or its row in the data is broken.
         """
         if self.task is None:
             if self.image is None or not self.image.is_file():
@@ -63,6 +63,12 @@ class Question:
         found = list(build_requests(load_task(self.task, self.data_dir), folder / "images", self.index + 1))
         if len(found) <= self.index:
             raise UsageError(f"{self.task} has {len(found)} questions", f"Give --index {len(found) - 1} or less.")
+        if found[self.index].history:
+            raise UsageError(
+                f"question {self.index} of {self.task} goes on with a dialogue", "Give the --index of a first turn."
+            )
+        if fault := found[self.index].fault:
+            raise UsageError(f"question {self.index} of {self.task} is broken: {fault}", "Give another --index.")
         return found[self.index]
 
 
