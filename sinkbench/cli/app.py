@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sinkbench import __version__
-from sinkbench.cli import assets, bench, calibrate, doctor, evaluate, inspect, leaderboard, listing, scenes
+from sinkbench.cli import assets, bench, calibrate, data, doctor, evaluate, inspect, leaderboard, listing, scenes, score
 
 app = typer.Typer(
     name="sinkbench",
@@ -21,10 +21,12 @@ app = typer.Typer(
 app.command("eval")(evaluate.evaluate)
 app.add_typer(listing.app, name="list")
 app.command("calibrate")(calibrate.calibrate)
+app.command("score")(score.score)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(inspect.app, name="inspect")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
 app.add_typer(scenes.app, name="scenes")
 app.add_typer(assets.app, name="assets")
 

@@ -1,11 +1,11 @@
-"""`sinkbench assets`: models that are too large to ship."""
+"""`sinkbench assets`: what is too large or not ours to ship."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Models that are too large to ship: fetch them once, find them again.", no_args_is_help=True)
+app = typer.Typer(help="What is too large or not ours to ship: fetch it once, find it again.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the asset; `sinkbench assets list` shows them.")]
 
@@ -24,7 +24,12 @@ def show() -> None:
         table.add_column(column, no_wrap=index == 0)
     for name, asset in ASSETS.items():
         here = "yes" if cache_path(name).is_dir() else "no"
-        table.add_row(name, asset.summary, f"{asset.size / 1e6:.0f} MB", here)
+        table.add_row(
+            name,
+            asset.summary,
+            f"{asset.size / 1e6:.0f} MB" if asset.size >= 1e6 else f"{asset.size / 1e3:.0f} kB",
+            here,
+        )
     output_console().print(table)
     typer.echo(f"Kept in {cache_folder()} (SINKBENCH_CACHE)")
 

@@ -27,6 +27,22 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return params
 
 
+def task_params(task: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """Parameters of one task from `--set TASK.PARAM=VALUE`, keys without the task's name.
+
+    Raises:
+        UsageError: An assignment has another form, or belongs to something else.
+    """
+    params = parse_assignments(assignments)
+    for key in params:
+        if key.partition(".")[0] != task:
+            raise UsageError(
+                f"parameter {key!r} does not belong to {task}",
+                f"This command takes parameters of the task only: --set {task}.PARAM=VALUE.",
+            )
+    return {key.partition(".")[2]: value for key, value in params.items()}
+
+
 def _scalar(text: str) -> Any:
     # YAML 1.1 reads 1e-3 as a string, because it wants a dot.
     if re.fullmatch(r"\s*[+-]?\d+[eE][+-]?\d+\s*", text):

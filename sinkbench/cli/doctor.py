@@ -58,16 +58,18 @@ def _tasks() -> Iterable[tuple[str, str]]:
     from sinkbench.tasks import task_info, task_names
 
     for name in task_names():
-        missing = f"not here; needs {task_info(name).hub or 'the shipped scenes'}, or --data-dir DIR"
+        info = task_info(name)
+        needed = info.hub or ("the shipped scenes" if info.source == "scenes" else "")
+        missing = f"not here; needs {needed}, or --data-dir DIR" if needed else "needs --data-dir DIR"
         yield name, "ready" if task_is_here(name) else missing
 
 
 def _nltk() -> Iterable[tuple[str, str]]:
-    from sinkbench.scoring.lemmatize import NLTK_RESOURCES, nltk_lemmas
+    from sinkbench.scoring.lemmatize import nltk_lemmas
 
     try:
         nltk_lemmas("two dogs", frozenset())
     except (ImportError, UsageError):
-        yield "nltk", f"not here; the nltk lemmatizer needs `python -m nltk.downloader {' '.join(NLTK_RESOURCES)}`"
+        yield "nltk", "not here; the nltk lemmatizer needs `sinkbench data nltk`"
     else:
         yield "nltk", "ready"

@@ -72,6 +72,13 @@ def evaluate(
             f"{sum(outcome.n_failed for outcome in failed)} samples failed; for example {failed[0].first_failure()}",
             "Mend the cause and run the same command again: it retries the failed samples only.",
         )
+    unjudged = [outcome for outcome in outcomes if outcome.n_unjudged]
+    if unjudged:
+        raise IncompleteError(
+            f"{sum(outcome.n_unjudged for outcome in unjudged)} answers have no verdict and no score; for example "
+            f"{unjudged[0].first_unjudged()}",
+            "Run the same command again: it asks the judge about these only.",
+        )
 
 
 def _settings(

@@ -64,7 +64,7 @@ def leaderboard(
     console = output_console()
     for rendered in table.rich_tables(board):
         console.print(rendered)
-    console.print(f"{table.LEGEND} Bold: best.", style="dim", highlight=False)
+    console.print(f"{table.legend(board)} Bold: best.", style="dim", highlight=False)
     if pareto:
         console.print(
             _table(

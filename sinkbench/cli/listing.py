@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sinkbench.tasks import TaskInfo
 
 app = typer.Typer(help="Show the models, methods and tasks by name.", no_args_is_help=True)
 
@@ -50,17 +53,56 @@ def methods(
 
 
 @app.command()
-def tasks() -> None:
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full: data, parameters, metrics.")] = None,
+) -> None:
     """Tasks, what they ask, and where their data come from."""
     from sinkbench.cli.offline import task_is_here
-    from sinkbench.tasks import task_info, task_names
+    from sinkbench.tasks import task_groups, task_info, task_names
 
-    rows = []
-    for name in task_names():
-        info = task_info(name)
-        params = ", ".join(f"{key}={value}" for key, value in info.params.items())
-        rows.append((name, info.summary, info.hub or "shipped", "yes" if task_is_here(name) else "no", params))
-    _show("Tasks", ("name", "what it asks", "data", "on this machine", "parameters (--set NAME.PARAM=VALUE)"), rows)
+    if name and name not in task_groups():
+        return _show_task(name)
+    shown = task_groups()[name] if name else task_names()
+    rows = [(each, *_about(task_info(each)), "yes" if task_is_here(each) else "no") for each in shown]
+    _show("Tasks", ("name", "what it asks", "data", "on this machine"), rows)
+    if name:
+        return None
+    _show("Groups", ("name", "tasks"), [(group, ", ".join(members)) for group, members in task_groups().items()])
+    typer.echo("`sinkbench list tasks NAME` shows one in full: parameters, prompts, parsers, metrics.")
+
+
+def _about(info: "TaskInfo") -> tuple[str, str]:
+    return info.summary, info.hub or ("shipped" if info.source == "scenes" else "--data-dir")
+
+
+def _show_task(name: str) -> None:
+    """One task, and what may be changed about it."""
+    from rich.table import Table
+
+    from sinkbench.cli.console import output_console
+    from sinkbench.leaderboard.table import ARROWS
+    from sinkbench.tasks import task_info
+
+    info = task_info(name)
+    summary, origin = _about(info)
+    facts = {
+        "asks": summary,
+        "data": origin,
+        "a folder holds": info.settings.get("about", ""),
+        "answers": f"at most {info.generation['max_gen_toks']} tokens",
+        "metrics": ", ".join(f"{metric} {ARROWS[direction]}".strip() for metric, direction in info.metrics.items()),
+        "version": info.version,
+    }
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for key, value in facts.items():
+        if value:
+            grid.add_row(key, value)
+    output_console().print(grid)
+    rows = [
+        (f"{name}.{key}", str(value), ", ".join(map(str, info.choices[key])) or type(value).__name__)
+        for key, value in info.params.items()
+    ]
+    _show("Parameters (--set NAME=VALUE)", ("name", "default", "values"), rows)
 
 
 def _show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

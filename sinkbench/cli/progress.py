@@ -47,7 +47,9 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        self._console.print(f"{self._run}: {text}" if self._run else text, highlight=False, markup=False)
+        self._console.print(
+            f"{self._run}: {text}" if self._run else text, highlight=False, markup=False, soft_wrap=True
+        )
 
     def answering(self, total: int, done: int) -> None:
         """The answer stage begins; `done` of `total` samples were answered before."""

@@ -59,6 +59,10 @@ def _summary(record: Mapping[str, Any]) -> str:
     if record["stage"] in ("none", "prepare"):
         return f"prepared, {task['n_run']} questions."
     parts = [record["status"], f"{task['n_run'] - task['n_failed']} of {task['n_run']} answered"]
+    if judge := task.get("judge"):
+        parts.append(f"{task['n_run'] - task['n_failed'] - judge['n_unjudged']} judged by {judge['model']}")
+    elif record["stage"] == "score" and not record["metrics"]:
+        parts.append("no score: nobody judged the answers")
     if speed:
         parts.append(f"{speed:.1f} answers/s")
     if record["env"]["git"]["dirty"]:
@@ -70,15 +74,25 @@ def _next_commands(outcomes: Sequence["Outcome"]) -> list[str]:
     if not outcomes:
         return []
     record, output = outcomes[-1].record, outcomes[-1].directory.parent
+    if record["stage"] == "score" and not record["metrics"]:
+        return [_judge_command(record)]
     if not record["metrics"]:
         return [f"the same command with --stage {'score' if record['stage'] == 'answer' else 'answer'}"]
     board = f"sinkbench leaderboard {output}"
+    if "imported" in record:
+        return [f"{board} --baseline {record['method']['name']}"]
     if len(outcomes) > 1:
         return [board]
     spec = record["spec"]
     other = "var" if spec["method"] == "greedy" else "greedy"
     limit = f" -L {spec['limit']}" if spec["limit"] else ""
     return [f"sinkbench eval -m {spec['model']} -M {other} -t {spec['task']}{limit} -o {output}", board]
+
+
+def _judge_command(record: Mapping[str, Any]) -> str:
+    """What to type for the score of a task that needs a judge and had none."""
+    task = record["task"]["name"]
+    return f"for a score, the same command with --set {task}.judge=URL --set {task}.judge_model=NAME"
 
 
 def _plain(console: Console, text: str) -> None:

@@ -44,6 +44,11 @@ class Run:
         return str(self.record["method"]["name"])
 
     @property
+    def imported(self) -> bool:
+        """Whether its answers come from a file."""
+        return "imported" in self.record
+
+    @property
     def conditions(self) -> str:
         """Equal for runs that differ in nothing but the method, so that their samples can be paired."""
         model, task, spec = self.record["model"], self.record["task"], self.record["spec"]
@@ -52,6 +57,8 @@ class Run:
             [task[key] for key in ("name", "version", "fingerprint", "params")],
             [spec[key] for key in ("generation", "limit", "seed")],
         ]
+        if self.imported:
+            same.append([self.record["imported"]["only"]])
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
     def samples(self) -> dict[str, Any]:
@@ -180,6 +187,7 @@ def _row(run: Run, folder: Path) -> dict[str, Any]:
         "dirty": git["dirty"],
         "run_id": record["run_id"],
         "path": _path(run, folder),
+        **({"imported": True} if run.imported else {}),
         "metrics": {name: {**metric, "delta": None} for name, metric in record["metrics"].items()},
         "cost": {**{name: record["efficiency"].get(name) for name in COSTS}, "relative_time": None},
     }

@@ -73,7 +73,7 @@ def read_claims(path: Path) -> list[ClaimTable]:
 
 
 def compare(board: Mapping[str, Any], tables: list[ClaimTable]) -> list[Comparison]:
-    """Each figure with the run of the board that has its model, method, parameters and task.
+    """Each figure with the run that has its model, method, parameters and task; imported runs do not count.
 
     Raises:
         UsageError: A figure names a method, profile or task that does not exist.
@@ -96,7 +96,8 @@ def _compared(board: Mapping[str, Any], table: ClaimTable) -> Iterator[Compariso
             runs = [
                 run
                 for run in board["rows"]
-                if (run["model"], run["method"], run["task"], run["params"]) == (table.model, name, task, wanted)
+                if not run.get("imported")
+                and (run["model"], run["method"], run["task"], run["params"]) == (table.model, name, task, wanted)
             ]
             measured = runs[0]["metrics"][metric]["value"] if runs and metric in runs[0]["metrics"] else None
             yield Comparison(task, shown, metric, figure / scale, measured, table.source, table.verified)

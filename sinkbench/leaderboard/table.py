@@ -15,6 +15,8 @@ LEGEND = (
     "Marks: * made from a dirty source tree, ! some samples failed, :N the first N samples only."
 )
 
+IMPORTED = "†: answers read from a file, not made here."
+
 Row = Mapping[str, Any]
 
 
@@ -70,8 +72,13 @@ def markdown(board: Mapping[str, Any]) -> str:
             line = _line(row, rows)
             lines.append(_piped(line._replace(value=f"**{line.value}**") if row["run_id"] in best else line))
         lines.append("")
-    lines += [f"Δ: against {board['baseline']} on the same samples, with its paired 95 % interval. {LEGEND}", ""]
+    lines += [f"Δ: against {board['baseline']} on the same samples, with its paired 95 % interval. {legend(board)}", ""]
     return "\n".join(lines)
+
+
+def legend(board: Mapping[str, Any]) -> str:
+    """What the tables' marks and short titles mean."""
+    return f"{LEGEND} {IMPORTED}" if any(row.get("imported") for row in board["rows"]) else LEGEND
 
 
 def best_rows(rows: Sequence[Row]) -> set[str]:
@@ -95,7 +102,8 @@ def headline(row: Row) -> Mapping[str, Any]:
 def label(row: Row, rows: Iterable[Row]) -> str:
     """The method as `name` has it, and the legend's marks."""
     limit = f":{row['limit']}" if row["limit"] else ""
-    marks = ("*" if row["dirty"] else "") + ("!" if row["n_failed"] else "") + limit
+    signs = (("†", row.get("imported")), ("*", row["dirty"]), ("!", row["n_failed"]))
+    marks = "".join(sign for sign, present in signs if present) + limit
     return f"{name(row, rows)}{f' {marks}' if marks else ''}"
 
 

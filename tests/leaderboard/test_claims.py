@@ -45,6 +45,12 @@ def test_a_figure_meets_the_run_with_its_parameters():
     assert {each.verified for each in found} == {"secondary"}
 
 
+def test_answers_that_were_imported_are_no_measurement():
+    rows = [run("greedy", 0.85) | {"imported": True}]
+    (found,) = compare({"rows": rows}, [table({"method": "greedy", "pope": 85.9})])
+    assert found.measured is None
+
+
 def test_figures_that_are_no_percentages():
     (found,) = compare({"rows": [run("greedy", 0.5)]}, [table({"method": "greedy", "pope": 0.6}, percent=False)])
     assert found.claimed == 0.6
