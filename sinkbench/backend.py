@@ -113,16 +113,18 @@ class LmEvalTask:
         from sinkbench.tasks import load_task
         from sinkbench.tasks.review import Review
 
-        self._name = name
+        self._name, self._params = name, params
         self.loaded = load_task(name, data_dir, params, images_needed=images_needed)
         self._review = Review.of(self.loaded, params)
 
     def describe(self) -> dict[str, Any]:
         """See `Task`; the headline is the first metric of the YAML."""
+        from sinkbench.judge import is_judging
         from sinkbench.tasks import documents, recorded_data, task_fingerprint, task_info
 
         info = task_info(self._name)
         data = recorded_data(self.loaded)
+        settings = {name: value for name, value in info.with_params(self._params).items() if not is_judging(name)}
         return {
             "name": self._name,
             "version": info.version,
@@ -131,6 +133,7 @@ class LmEvalTask:
             "scheme": info.scheme,
             "headline": next(iter(info.metrics)),
             "n_total": len(documents(self.loaded)),
+            **({"settings": settings} if settings else {}),
             **({"data": data} if data else {}),
         }
 

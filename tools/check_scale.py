@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -47,7 +48,13 @@ def main() -> int:
     if args.run:
         args.out.write_text(json.dumps(_measure(*map(Path, args.run))))
         return 0
+    from sinkbench.environment import git_state
+
+    commit, dirty = git_state()
     report = {
+        "command": f"python tools/check_scale.py {shlex.join(sys.argv[1:])}",
+        "commit": commit,
+        "dirty": dirty,
         "rows": args.rows,
         "image_bytes": args.image_bytes,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",

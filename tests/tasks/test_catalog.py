@@ -115,3 +115,12 @@ def test_choices_in_yaml_are_the_parsers_of_the_code():
 def test_metadata_is_plain_yaml():
     for name in task_names():
         assert yaml.safe_load(yaml.safe_dump(dict(task_info(name).settings))) == task_info(name).settings
+
+
+@pytest.mark.parametrize(("given", "parser"), [({}, "pope"), ({"parser": "vcd"}, "vcd")])
+def test_a_run_records_every_parameter_of_its_task(given, parser):
+    from sinkbench.backend import LmEvalTask
+
+    plain, asked = LmEvalTask("scenes_pope", None, {}).describe(), LmEvalTask("scenes_pope", None, given).describe()
+    assert asked["settings"] == {"parser": parser}
+    assert (asked["fingerprint"] == plain["fingerprint"]) == (parser == "pope"), "the run's id goes by it"
