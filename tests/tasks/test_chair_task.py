@@ -12,6 +12,7 @@ from shared_data import shared
 
 from sinkbench import runner
 from sinkbench.errors import UsageError
+from sinkbench.importing import import_answers
 from sinkbench.schemas import validate
 from sinkbench.spec import expand
 from sinkbench.store import RunStore
@@ -311,3 +312,9 @@ def test_published_captions_through_the_task(images, name, column, tmp_path, mon
     for metric, key in (("chair_s", "CHAIRs"), ("chair_i", "CHAIRi"), ("recall", "Recall"), ("length", "Len")):
         assert metrics[metric]["value"] == pytest.approx(expected[key], abs=1e-12)
     assert metrics["chair_s"]["n"] == 500
+    # The same file through `sinkbench score`, joined by the number of the image; scoring needs no image at all.
+    (folder / "val2014" / image_name(ids[0])).unlink()
+    imported = import_answers("chair", cases / name, output=tmp_path, data_dir=folder, params={"images": images})
+    found = {metric: entry["value"] for metric, entry in imported.record["metrics"].items()}
+    assert found == {metric: entry["value"] for metric, entry in metrics.items()}
+    assert imported.record["imported"]["n_unanswered"] == 0
