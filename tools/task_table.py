@@ -7,6 +7,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import marked  # noqa: E402
+
 from sinkbench.tasks import TaskInfo, task_groups, task_info, task_names  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "tasks.md"
@@ -36,16 +38,8 @@ def _row(info: TaskInfo) -> tuple[str, ...]:
 
 
 def insert(text: str) -> str:
-    """A document with the table between its two markers, whatever lay there before.
-
-    Raises:
-        ValueError: The markers are not there once each, one after the other.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in after:
-        raise ValueError(f"the table's place is not marked once by {BEGIN} and, below it, {END}")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    """A document with the table in its place; see `marked.insert`."""
+    return marked.insert(text, BEGIN, END, table())
 
 
 def main() -> None:

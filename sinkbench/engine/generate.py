@@ -252,8 +252,7 @@ class Engine:
         self, name: str, prompts: Sequence[Prompt], inputs: Mapping[str, ImageInputs]
     ) -> tuple[ImageMarks, float]:
         """What a method marks in the images of its prompts, and the seconds that it took."""
-        if self.lanes[name].method.selects:
-            # Marked where it selects.
+        if self.lanes[name].method.selects:  # It marks where it selects.
             return {}, 0.0
         start = time.perf_counter()
         marks = mark_images(self.adapter, self.lanes[name].method, prompts, inputs)

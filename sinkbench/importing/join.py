@@ -12,8 +12,8 @@ from typing import Any
 from sinkbench.errors import UsageError
 from sinkbench.importing.columns import IDS, Answer, Chosen, image_name, plain, shortened, squeezed
 from sinkbench.tasks.images import places
+from sinkbench.tasks.layout import FAULT
 from sinkbench.tasks.load import documents, request_id
-from sinkbench.tasks.tables import FAULT
 
 WITHIN = "within"
 """Kind of id: the document's own without its category, the question number of one split of POPE."""

@@ -13,8 +13,10 @@ from sinkbench.scoring.lemmatize import nltk_nouns
 from sinkbench.scoring.metric import Score
 from sinkbench.scoring.similar import get_similarity
 from sinkbench.tasks.coco import read_photographs
+from sinkbench.tasks.layout import Layout
 from sinkbench.tasks.rows import parse_row
-from sinkbench.tasks.tables import Layout, check_table, read_text, task_data
+from sinkbench.tasks.tables import check_table, task_data
+from sinkbench.tasks.text_rows import read_text
 
 CHAIR_PROMPTS = {
     "opera": "Please describe this image in detail.",

@@ -18,9 +18,10 @@ from sinkbench.tasks.cells import is_cell, read_cell
 from sinkbench.tasks.export import hub_ids, hub_patterns, manifest_problems
 from sinkbench.tasks.hub import cached_snapshot, missing_shards
 from sinkbench.tasks.images import places
+from sinkbench.tasks.layout import FAULT
 from sinkbench.tasks.load import documents, load_task, task_fingerprint
 from sinkbench.tasks.scenes import scenes_problems
-from sinkbench.tasks.tables import FAULT, table_problems
+from sinkbench.tasks.tables import table_problems
 
 _PROBLEMS: dict[str, Callable[[Mapping[str, Any], Path, str], list[str]]] = {
     "table": table_problems,

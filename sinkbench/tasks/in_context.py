@@ -15,7 +15,7 @@ from typing import Any
 
 from sinkbench.errors import UsageError
 from sinkbench.request import IMAGE_PLACEHOLDER
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 OPERATORS = ("+", "-", "x")
 """In the order of a support row's three answers."""

@@ -17,8 +17,9 @@ from sinkbench.tasks.captions import check_amber, check_chair
 from sinkbench.tasks.catalog import task_info
 from sinkbench.tasks.images import ImageFiles
 from sinkbench.tasks.in_context import check_in_context
+from sinkbench.tasks.layout import FAULT
 from sinkbench.tasks.scenes import dataset_about, read_scenes
-from sinkbench.tasks.tables import FAULT, KEEP_FAULTS, check_table, embeds_images
+from sinkbench.tasks.tables import KEEP_FAULTS, check_table, embeds_images
 
 _SOURCES: dict[str, Callable[[Mapping[str, Any], str | Path | None, str], object]] = {
     "table": check_table,

@@ -1,7 +1,7 @@
 """Benchmarks as their authors released them, as rows of the hub's schema."""
 
 from sinkbench.tasks import releases_captions, releases_choice, releases_open, releases_vqa, releases_yesno
-from sinkbench.tasks.tables import Release
+from sinkbench.tasks.layout import Release
 
 RELEASES: dict[str, Release] = {
     **releases_yesno.RELEASES,

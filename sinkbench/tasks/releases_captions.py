@@ -10,8 +10,9 @@ from sinkbench.errors import UsageError
 from sinkbench.scoring.chair import MentionFinder, mention_finder
 from sinkbench.tasks.captions import chair_words
 from sinkbench.tasks.coco import Photographs, find_image, read_photographs
+from sinkbench.tasks.layout import Layout, Row
 from sinkbench.tasks.pope_sampling import pope_questions
-from sinkbench.tasks.tables import Layout, Row, read_file, read_text
+from sinkbench.tasks.text_rows import read_file, read_text
 
 ALL = "all"
 """As an image list: every image of val2014/ that the truth knows."""

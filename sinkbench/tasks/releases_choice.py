@@ -8,7 +8,8 @@ from typing import Any
 
 from sinkbench.errors import UsageError
 from sinkbench.paths import read_packed
-from sinkbench.tasks.tables import Layout, Row, read_file
+from sinkbench.tasks.layout import Layout, Row
+from sinkbench.tasks.text_rows import read_file
 
 _MMVP_COLUMNS = ("Question", "Options", "Correct Answer")
 _MMVP_IMAGES = ("MMVP Images", "MMVP Imgaes", "images", "")

@@ -4,7 +4,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from sinkbench.errors import UsageError
-from sinkbench.tasks.tables import Layout, Row, read_file
+from sinkbench.tasks.layout import Layout, Row
+from sinkbench.tasks.text_rows import read_file
 
 
 def mm_vet(folder: Path, layout: Layout) -> list[Row] | None:

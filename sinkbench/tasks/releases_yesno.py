@@ -11,7 +11,8 @@ from typing import Any
 from sinkbench.errors import UsageError
 from sinkbench.scoring.mme import CATEGORIES as MME_CATEGORIES
 from sinkbench.scoring.pope import SPLITS
-from sinkbench.tasks.tables import IMAGE_FOLDERS, Layout, Release, Row, read_file
+from sinkbench.tasks.layout import IMAGE_FOLDERS, Layout, Release, Row
+from sinkbench.tasks.text_rows import read_file
 
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
 

@@ -13,7 +13,7 @@ from sinkbench.errors import UsageError
 from sinkbench.scoring import amber_d
 from sinkbench.spec import RunSpec
 from sinkbench.tasks import build_requests, check_data, documents, load_task, score_samples, task_info
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 # Id, image, query, type, truth; as in the release, where ids up to 1004 are generative.
 QUERIES = [

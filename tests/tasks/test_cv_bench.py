@@ -8,7 +8,7 @@ from choice_data import check_nasty, check_run, evaluate, fake_hub, parquet, pro
 from hub_data import jpeg
 
 from sinkbench.tasks import build_requests, check_data, documents, load_task, task_groups
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 HUB = {
     "idx": "int64",

@@ -10,7 +10,7 @@ from sinkbench import runner
 from sinkbench.scoring import hallusion
 from sinkbench.spec import RunSpec
 from sinkbench.tasks import build_requests, check_data, documents, hub, load_task, score_samples, task_info
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 COLUMNS = (
     "category",

@@ -11,7 +11,7 @@ from sinkbench.errors import UsageError
 from sinkbench.scoring import mme
 from sinkbench.spec import RunSpec
 from sinkbench.tasks import build_requests, check_data, documents, hub, load_task, score_samples, task_info
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 SHORT = "\nAnswer the question using a single word or phrase."
 ASKED = " Please answer yes or no."

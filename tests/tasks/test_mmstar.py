@@ -5,7 +5,7 @@ from choice_data import check_nasty, check_run, fake_hub, kinds, parquet, prompt
 from hub_data import embedded, jpeg, write_parquet
 
 from sinkbench.tasks import build_requests, check_data, documents, load_task
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 HUB = {
     "index": "int64",

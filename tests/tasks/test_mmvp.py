@@ -8,7 +8,7 @@ from hub_data import jpeg
 
 from sinkbench.errors import UsageError
 from sinkbench.tasks import build_requests, check_data, documents, load_task
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 HUB = {"index": "int64", "question": "string", "options": "string", "answer": "string", "image": "image"}
 LETTER = "Answer with the option's letter from the given choices directly."

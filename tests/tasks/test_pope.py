@@ -12,7 +12,7 @@ from sinkbench import runner
 from sinkbench.errors import UsageError
 from sinkbench.spec import RunSpec
 from sinkbench.tasks import build_requests, check_data, documents, hub, load_task, score_samples, task_groups, task_info
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 SPLITS = ("random", "popular", "adversarial")
 SHORT = "\nAnswer the question using a single word or phrase."

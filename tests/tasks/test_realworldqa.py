@@ -7,7 +7,7 @@ from choice_data import check_nasty, check_run, fake_hub, parquet, prompts, scor
 from hub_data import jpeg
 
 from sinkbench.tasks import build_requests, check_data, documents, load_task
-from sinkbench.tasks.tables import FAULT
+from sinkbench.tasks.layout import FAULT
 
 HUB = {"image": "image", "question": "string", "answer": "string", "image_path": "string"}
 ASK = "Please answer directly with only the letter of the correct option and nothing else."

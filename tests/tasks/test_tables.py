@@ -9,7 +9,8 @@ from hub_data import embedded, jpeg, write_parquet
 from sinkbench.errors import UsageError
 from sinkbench.tasks import hub
 from sinkbench.tasks.images import ImageFiles, open_images
-from sinkbench.tasks.tables import FAULT, Layout, check_table, read_table
+from sinkbench.tasks.layout import FAULT, Layout
+from sinkbench.tasks.tables import check_table, read_table
 
 SETTINGS = {
     "task": "colours",
