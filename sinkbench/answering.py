@@ -1,6 +1,7 @@
 """The answer stage of runs that differ in their method: one pass over the questions that any of them lacks."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
@@ -27,23 +28,55 @@ def answer(runs: Sequence[Run], engine: Engine, reporter: Reporter) -> None:
     asked = _Asked(runs)
     n_pending = sum(run.n_pending for run in runs)
     total = sum(run.record["task"]["n_run"] for run in runs)
-    start = time.monotonic()
+    meter = _Meter(engine, len(runs))
     reporter.answering(total, total - n_pending)
-    for turn in range(max(run.n_rounds for run in runs)):
-        for name, responses in engine.sweep(asked.requests(turn), asked.wanted):
-            rows = asked.rows(name, responses)
-            asked.runs[name].store.append(rows)
-            reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
+    try:
+        for turn in range(max(run.n_rounds for run in runs)):
+            for name, responses in engine.sweep(asked.requests(turn), asked.wanted):
+                run, rows = asked.runs[name], asked.rows(name, responses)
+                run.store.append(rows)
+                reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
+                if meter.count(name, len(rows)) == run.n_pending:
+                    # What a run cost must not be lost with the process while the others go on.
+                    meter.record(name, run)
+                    run.save("started")
+    finally:
+        for name, run in asked.runs.items():
+            meter.record(name, run)
     reporter.finished()
     asked.check_all_answered()
-    measured = {"wall_s": time.monotonic() - start, "shared_by": len(runs)}
-    for name, run in asked.runs.items():
-        run.record["efficiency"] = {**engine.stats(name), "n_answers": run.n_pending, **measured}
 
 
 def lane(run: Run) -> str:
     """What the engine calls the method of a run: two runs may have one method with different parameters."""
     return str(run.record["run_id"])
+
+
+class _Meter:
+    """Counts answers, and writes into records what they cost."""
+
+    def __init__(self, engine: Engine, shared_by: int) -> None:
+        self._engine = engine
+        self._shared_by = shared_by
+        self._start = time.monotonic()
+        self._n_answers: Counter[str] = Counter()
+
+    def count(self, name: str, n: int) -> int:
+        """Add to the answers of a run; how many they are now."""
+        self._n_answers[name] += n
+        return self._n_answers[name]
+
+    def record(self, name: str, run: Run) -> None:
+        """Put the figures into a run's record, unless an earlier process measured over more answers."""
+        n = self._n_answers[name]
+        if n and n >= run.record["efficiency"].get("n_answers", 0):
+            wall = time.monotonic() - self._start
+            run.record["efficiency"] = {
+                **self._engine.stats(name),
+                "n_answers": n,
+                "wall_s": wall,
+                "shared_by": self._shared_by,
+            }
 
 
 class _Asked:

@@ -83,6 +83,8 @@ def test_runs_that_break_off_go_on_where_each_of_them_stopped(specs, task, tmp_p
     assert statuses(tmp_path / "runs") == dict.fromkeys(answerers, status)
     kept = {name: len(lines(directory)) for name, directory in directories(tmp_path / "runs").items()}
     assert kept == {"greedy": 6, "var": 4, "pai": 4}
+    measured = {name: record_of(directory)["efficiency"] for name, directory in directories(tmp_path / "runs").items()}
+    assert {name: figures["n_answers"] for name, figures in measured.items()} == kept
 
     backend = FakeBackend(task, {**answerers, "var": right(task, {7})})
     resumed = runner.run(specs, backend=backend)
@@ -109,7 +111,8 @@ def test_a_sample_that_fails_under_one_method_is_retried_there_only(specs, task)
     assert [outcome.reused for outcome in outcomes] == [True, False, True]
     assert backend.engines[0].asked == {"var": ["fake/4"]}
     assert outcomes[1].record["status"] == "success"
-    assert outcomes[1].record["efficiency"].items() >= {"n_answers": 1, "shared_by": 1}.items()
+    # One retried sample says less about the cost than the twelve before it.
+    assert outcomes[1].record["efficiency"].items() >= {"n_answers": 12, "shared_by": 3}.items()
 
 
 def test_a_method_that_does_not_fit_the_model_stops_all_before_the_first_answer(specs, task, tmp_path):
@@ -318,3 +321,20 @@ def test_a_large_task_is_answered_in_constant_memory(greedy, task):
     assert gauge.requests < 3 * WINDOW
     assert gauge.peak < 20
     assert gauge.kept < 1
+
+
+def test_what_a_run_cost_is_on_disk_once_all_its_answers_are(specs, task, tmp_path):
+    on_disk = {}
+
+    def last(request):
+        if request.id == "fake/11":  # var has the last batch; greedy's and pai's is still to come, or on disk.
+            folders = directories(tmp_path / "runs")
+            on_disk.update({name: record_of(folder)["efficiency"] for name, folder in folders.items()})
+        return "yes"
+
+    runner.run(specs, backend=FakeBackend(task, {"greedy": right(task), "var": last, "pai": right(task)}))
+    assert {name: figures.get("n_answers") for name, figures in on_disk.items()} == {
+        "greedy": 12,
+        "var": None,
+        "pai": None,
+    }
