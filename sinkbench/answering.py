@@ -35,6 +35,7 @@ def answer(runs: Sequence[Run], engine: Engine, reporter: Reporter) -> None:
             for name, responses in engine.sweep(asked.requests(turn), asked.wanted):
                 run, rows = asked.runs[name], asked.rows(name, responses)
                 run.store.append(rows)
+                reporter.stored(run.store.directory, [row["id"] for row in rows])
                 reporter.answered(len(rows), sum(1 for row in rows if row["error"]))
                 if meter.count(name, len(rows)) == run.n_pending:
                     # What a run cost must not be lost with the process while the others go on.

@@ -1,5 +1,8 @@
 """Who is told how runs go."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class Reporter:
     """Is told how runs go. This one keeps silent; the command line's shows progress."""
@@ -15,6 +18,9 @@ class Reporter:
 
     def answered(self, n: int, failed: int) -> None:
         """A batch of `n` samples is on disk, `failed` of them without an answer."""
+
+    def stored(self, directory: Path, ids: Sequence[str]) -> None:
+        """The answers to these requests, by id, are on disk in a run directory."""
 
     def finished(self) -> None:
         """The answer stage ended."""

@@ -4,7 +4,7 @@ Only what a stage needs is imported: answering needs neither lm-eval nor dataset
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,72 +77,90 @@ def run(
         KeyboardInterrupt: Passed on after the state is saved (status "interrupted").
     """
     backend, reporter = backend or LocalBackend(), reporter or Reporter()
-    models = _Models(backend, reporter)
+    models = Models(backend)
     plans = check(specs, backend)
     outcomes: dict[str, Outcome] = {}
     # A spec that is given twice is one run.
     for sweep in sweeps({plan.key: plan for plan in plans}.values()):
-        done = _run_sweep(sweep, backend, models, reporter, fresh)
+        done = run_together(sweep, backend, models, reporter, fresh)
         outcomes |= zip((plan.key for plan in sweep), done, strict=True)
     return [outcomes[plan.key] for plan in plans]
 
 
 @dataclass
-class _Models:
+class Models:
     """Keeps the model that was loaded last, for the runs that share it."""
 
     backend: Backend
-    reporter: Reporter
     key: tuple[str, ...] = ()
     adapter: Any = None
 
-    def get(self, plan: Plan) -> Any:
+    def get(self, plan: Plan, reporter: Reporter) -> Any:
         """The plan's model on its device."""
         key = (plan.preset.name, plan.preset.path, plan.spec.device, plan.spec.dtype)
         if self.key != key:
-            self.reporter.note(f"loading {plan.preset.name}")
+            reporter.note(f"loading {plan.preset.name}")
             self.adapter = None  # Two models may not fit in memory.
             self.adapter, self.key = self.backend.adapter(plan.preset, plan.spec.device, plan.spec.dtype), key
         return self.adapter
 
 
-def _run_sweep(
-    plans: Sequence[Plan], backend: Backend, models: _Models, reporter: Reporter, fresh: bool
+def run_together(
+    plans: Sequence[Plan],
+    backend: Backend,
+    models: Models,
+    reporter: Reporter,
+    fresh: bool,
+    serial: AbstractContextManager[Any] | None = None,
 ) -> list[Outcome]:
-    """Do the stages that the spec asks for, of runs that differ in their method only."""
-    spec = plans[0].spec
-    # Answering must work where lm-eval is not installed.
-    task = None if spec.stage == "answer" else backend.task(spec)
-    description = task.describe() if task else None
-    runs = [Run(plan, task, description) for plan in plans]
+    """Do the stages that the spec asks for, of runs that differ in their method only.
+
+    Args:
+        plans: The runs.
+        backend: Tasks, models and engines.
+        models: Has the model, or loads it.
+        reporter: Is told about progress.
+        fresh: Forget what earlier runs of the same ids left.
+        serial: Held while questions are prepared and answers scored; for callers with several threads.
+    """
+    spec, serial = plans[0].spec, serial or nullcontext()
     with ExitStack() as locks:
-        going: list[Run] = []
-        for run in runs:
-            reporter.run(run.plan.title)
-            lock = locks.enter_context(ExitStack())
-            lock.enter_context(run.store.locked())
-            run.begin(fresh)
-            if run.reused:
-                reporter.note(run.reuse_note())
-                lock.close()  # Other processes may want to reuse it as well.
-            else:
-                going.append(run)
+        with serial:
+            # Answering must work where lm-eval is not installed.
+            task = None if spec.stage == "answer" else backend.task(spec)
+            description = task.describe() if task else None
+            runs = [Run(plan, task, description) for plan in plans]
+            going = [run for run in runs if _begun(run, reporter, fresh, locks)]
         if spec.stage in ("all", "answer"):
             with recorded(going):
                 _answer(going, backend, models, reporter)
         if spec.stage in ("all", "score"):
-            for run in going:
-                run.score(reporter)
+            with serial:
+                for run in going:
+                    run.score(reporter)
     return [Outcome(run.store.directory, run.record, run.reused) for run in runs]
 
 
-def _answer(runs: Sequence[Run], backend: Backend, models: _Models, reporter: Reporter) -> None:
+def _begun(run: Run, reporter: Reporter, fresh: bool, locks: ExitStack) -> bool:
+    """Whether anything is left to do in a run; if so, its lock is held from now on."""
+    reporter.run(run.plan.title)
+    with ExitStack() as lock:
+        lock.enter_context(run.store.locked())
+        run.begin(fresh)
+        if not run.reused:
+            locks.push(lock.pop_all())
+            return True
+    reporter.note(run.reuse_note())
+    return False
+
+
+def _answer(runs: Sequence[Run], backend: Backend, models: Models, reporter: Reporter) -> None:
     """Answer what is pending, without a model where nothing is."""
     asking = [run for run in runs if run.n_pending]
     if asking:
         plans = [run.plan for run in asking]
         reporter.run(joint_title(plans))
-        adapter = models.get(plans[0])
+        adapter = models.get(plans[0], reporter)
         for run in asking:
             run.note_machine(adapter)
         methods = {lane(run): run.plan.method for run in asking}

@@ -230,12 +230,12 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
 def with_flags(config: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config file with others on top.
 
-    Parameters and limits of the file go with their methods and tasks: those of one that the file names and the flags
-    leave out are left out too.
+    Parameters, limits and grids of the file go with their methods and tasks: those of one that the file names and the
+    flags leave out are left out too.
     """
     merged = {**config, **flags}
     gone = _owners(config) - _owners(merged)
-    for setting in ("params", "limit"):
+    for setting in ("params", "limit", "grid"):
         if isinstance(by_owner := merged.get(setting), Mapping):
             kept = {key: value for key, value in by_owner.items() if str(key).partition(".")[0] not in gone}
             merged[setting] = kept

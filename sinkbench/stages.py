@@ -101,7 +101,8 @@ class Run:
                 "Go on where it was begun, or start again with --fresh; a run with --dtype is a run of its own.",
             )
         self.record["model"] |= {"dtype": dtype, "device": str(adapter.device)}
-        self.record["env"] = environment()
+        # A model on other machines says what these are.
+        self.record["env"] = getattr(adapter, "environment", environment)()
         self.save("started")
 
     def end_answers(self) -> None:

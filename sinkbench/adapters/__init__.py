@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 __all__ = ["ModelPreset", "check_available", "load_adapter", "model_names", "resolve_model"]
 
 
+def placement(preset: ModelPreset, device: str, dtype: str, *, has_gpu: bool) -> tuple[str, str]:
+    """Device and type of weights that "auto" stands for; see `load_adapter`.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    if device.startswith("cuda") and not has_gpu:
+        raise UsageError(
+            f"device {device!r}: torch sees no GPU here", "Use --device cpu; `sinkbench doctor` lists devices."
+        )
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else (preset.dtype if preset.dtype != "auto" else "bfloat16")
+    return device, dtype
+
+
 def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto") -> "Adapter":
     """Load a model's weights and processor.
 
@@ -29,14 +46,7 @@ def load_adapter(preset: ModelPreset, device: str = "auto", dtype: str = "auto")
     from sinkbench.adapters.checks import check_options
     from sinkbench.adapters.weights import read_config, read_model
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            f"device {device!r}: torch sees no GPU here", "Use --device cpu; `sinkbench doctor` lists devices."
-        )
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else (preset.dtype if preset.dtype != "auto" else "bfloat16")
+    device, dtype = placement(preset, device, dtype, has_gpu=torch.cuda.is_available())
     config = read_config(preset)
     family = family_of(config.model_type, preset.name)
     if family != preset.family:

@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from sinkbench import __version__
-from sinkbench.cli import assets, bench, calibrate, data, doctor, evaluate, inspect, leaderboard, listing, scenes, score
+from sinkbench.cli import (
+    assets,
+    bench,
+    calibrate,
+    data,
+    doctor,
+    evaluate,
+    inspect,
+    leaderboard,
+    listing,
+    scenes,
+    score,
+    sweep,
+)
 
 app = typer.Typer(
     name="sinkbench",
@@ -19,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("eval")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
 app.add_typer(listing.app, name="list")
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)

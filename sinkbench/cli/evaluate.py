@@ -1,8 +1,6 @@
 """`sinkbench eval`: run models with methods on tasks."""
 
 import signal
-from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -36,6 +34,7 @@ def evaluate(
     """
     from sinkbench import runner
     from sinkbench.cli.console import quiet_libraries
+    from sinkbench.cli.merging import merged
     from sinkbench.cli.progress import ConsoleReporter
     from sinkbench.cli.tables import show_outcomes
     from sinkbench.errors import IncompleteError
@@ -58,7 +57,7 @@ def evaluate(
     quiet_libraries()
     # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    specs = expand(_settings(config, flags, assignments or [], max_new_tokens))
+    specs = expand(merged(config, flags, assignments or [], max_new_tokens))
     try:
         with ConsoleReporter() as reporter:
             outcomes = runner.run(specs, reporter=reporter, fresh=fresh)
@@ -79,19 +78,3 @@ def evaluate(
             f"{unjudged[0].first_unjudged()}",
             "Run the same command again: it asks the judge about these only.",
         )
-
-
-def _settings(
-    config: Path | None, flags: dict[str, Any], assignments: list[str], max_new_tokens: int | None
-) -> dict[str, Any]:
-    """The config file's settings with the flags on top; parameters and generation settings are merged key by key."""
-    from sinkbench.cli.assignments import parse_assignments
-    from sinkbench.spec import read_config, with_flags
-
-    given = {key: value for key, value in flags.items() if value not in (None, [])}
-    settings = with_flags(read_config(config) if config else {}, given)
-    if assignments:
-        settings["params"] = {**(settings.get("params") or {}), **parse_assignments(assignments)}
-    if max_new_tokens is not None:
-        settings["generation"] = {**(settings.get("generation") or {}), "max_new_tokens": max_new_tokens}
-    return settings

@@ -48,7 +48,10 @@ class Ready:
 
 
 def feed(
-    adapter: Adapter, requests: Iterable[Request], plan: Callable[[Sequence[Prompt]], list[list[Prompt]]]
+    adapter: Adapter,
+    requests: Iterable[Request],
+    plan: Callable[[Sequence[Prompt]], list[list[Prompt]]],
+    window: int = 0,
 ) -> Iterator[Ready]:
     """Make batches ready in threads while the caller runs the one before.
 
@@ -58,8 +61,10 @@ def feed(
         adapter: Encodes prompts and preprocesses images.
         requests: What to answer; read as needed, in another thread.
         plan: Groups prompts into batches.
+        window: Plan so many requests at a time, so that batches do not depend on where a task is cut at multiples of
+            it; 0 for windows that grow from 512 to 4096.
     """
-    return _fed(lambda pool: _batches(adapter, iter(requests), plan, pool))
+    return _fed(lambda pool: _batches(adapter, iter(requests), plan, pool, window))
 
 
 def feed_batches(
@@ -84,10 +89,11 @@ def _batches(
     requests: Iterator[Request],
     plan: Callable[[Sequence[Prompt]], list[list[Prompt]]],
     pool: ThreadPoolExecutor,
+    fixed: int,
 ) -> Iterator[Ready]:
-    size = _FIRST_WINDOW
+    size = fixed or _FIRST_WINDOW
     while window := list(islice(requests, size)):
-        size = min(2 * size, WINDOW)
+        size = fixed or min(2 * size, WINDOW)
         prompts: list[Prompt] = []
         failures: list[tuple[Request, Response]] = []
         for request in window:

@@ -14,8 +14,7 @@ from sinkbench.engine.batching import Budget, plan_batches
 from sinkbench.engine.beams import BeamSearch
 from sinkbench.engine.decode import Decoder
 from sinkbench.engine.feeder import Ready, failed, feed, feed_batches
-from sinkbench.engine.flops import LayerShape
-from sinkbench.engine.lanes import Lane, Timings
+from sinkbench.engine.lanes import Cost, Lane, Timings
 from sinkbench.engine.marks import ImageMarks, mark_images
 from sinkbench.engine.prefix import Prefixes, add_edited, encode_images, prefill_prefixes
 from sinkbench.engine.prompt import Prompt
@@ -43,6 +42,7 @@ class Engine:
         seed: Added to each request's own seed when sampling.
         share_prefix: Prefill the part that questions about one image have in common once.
         graphs: Capture decode passes as CUDA graphs where the method allows it.
+        window: Requests that are batched together; 0 for windows that grow. See `feed`.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Engine:
         seed: int = 0,
         share_prefix: bool = True,
         graphs: bool = True,
+        window: int = 0,
     ) -> None:
         self.adapter = adapter
         named = {methods.name: methods} if isinstance(methods, Method) else methods
@@ -60,11 +61,9 @@ class Engine:
         self.lanes = {name: Lane.of(method, adapter.info, plain) for name, method in named.items()}
         # Batches are made for the methods that can take most; the others answer them in parts.
         self.budget = max((lane.budget for lane in self.lanes.values()), key=lambda own: (own.samples, -own.branches))
-        self.seed = seed
-        self.share_prefix = share_prefix
-        self.static = adapter.device.type == "cuda"
+        self.seed, self.share_prefix, self.window = seed, share_prefix, window
+        self.static = self.cold = adapter.device.type == "cuda"
         self.graphs = graphs and self.static
-        self.cold = self.static
 
     def answer(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
         """Answer requests under the engine's one method; batches come back as they finish, in any order.
@@ -83,7 +82,7 @@ class Engine:
             requests: What to answer under one method or more; read as needed, in another thread.
             wanted: Whether a method is to answer a request.
         """
-        for ready in feed(self.adapter, requests, self.plan):
+        for ready in feed(self.adapter, requests, self.plan, self.window):
             if self.cold and ready.prompts:
                 self._warm_up(ready, wanted)
             for name in self.lanes:
@@ -112,10 +111,7 @@ class Engine:
 
         The seconds of a vision pass or a prefix that methods share count for each of them, as if it ran alone.
         """
-        on_gpu = self.adapter.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.adapter.device) if on_gpu else None
-        shape = LayerShape.of(self.adapter.language_model.config, self.adapter.dtype.itemsize)
-        return self.lanes[name or next(iter(self.lanes))].timings.figures(peak, shape)
+        return Cost.of(self.adapter, self.lanes[name or next(iter(self.lanes))].timings).figures()
 
     def _answer_batch(
         self,

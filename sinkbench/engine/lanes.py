@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+
+from sinkbench.adapters.base import Adapter
 from sinkbench.engine.batching import Budget
 from sinkbench.engine.context import Stage
 from sinkbench.engine.flops import LayerShape
@@ -62,6 +65,10 @@ class Timings:
             by_layer = r.tokens_by_layer or (r.visual_tokens_kept,)
             self.prompts[r.prompt_tokens - by_layer[0], by_layer] += 1
 
+    def __add__(self, other: "Timings") -> "Timings":
+        sums = {item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)}
+        return Timings(**sums | {"kv_bytes_per_token": max(self.kv_bytes_per_token, other.kv_bytes_per_token)})
+
     def figures(self, peak_bytes: int | None, shape: LayerShape) -> dict[str, Any]:
         """Rates and means over the answers; times in seconds or milliseconds as named."""
         prefill = self.prefix_s + self.suffix_s
@@ -100,6 +107,36 @@ class Timings:
             "macs_formula": "f3",
             "prompt_kv_bytes": kv_bytes / answers,
         }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What answers cost, and on what; what several workers say adds up.
+
+    Attributes:
+        timings: Sums over the answers.
+        peak_bytes: Most GPU memory in use since the process began; None on a CPU.
+        shape: Of the language model's layers.
+    """
+
+    timings: Timings
+    peak_bytes: int | None
+    shape: LayerShape
+
+    @classmethod
+    def of(cls, adapter: Adapter, timings: Timings) -> "Cost":
+        """Of answers that a model gave."""
+        on_gpu = adapter.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(adapter.device) if on_gpu else None
+        return cls(timings, peak, LayerShape.of(adapter.language_model.config, adapter.dtype.itemsize))
+
+    def __add__(self, other: "Cost") -> "Cost":
+        peaks = [peak for peak in (self.peak_bytes, other.peak_bytes) if peak is not None]
+        return Cost(self.timings + other.timings, max(peaks, default=None), self.shape)
+
+    def figures(self) -> dict[str, Any]:
+        """See `Timings.figures`."""
+        return self.timings.figures(self.peak_bytes, self.shape)
 
 
 @dataclass
