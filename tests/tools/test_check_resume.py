@@ -1,0 +1,47 @@
+"""A sweep that is killed three times: nothing is lost, and nothing is computed twice."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_resume.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("check_resume", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_sweep_killed_three_times_ends_with_the_board_of_an_undisturbed_one(tool, tmp_path, monkeypatch):
+    config = tmp_path / "sweep.yaml"
+    settings = {
+        "model": "tiny-llava",
+        "method": ["greedy", "var", "pai"],
+        "task": ["scenes_pope", "scenes_chair"],
+        "limit": {"scenes_pope": 144, "scenes_chair": 4},
+        "device": "cpu",
+    }
+    config.write_text(yaml.safe_dump(settings))
+    found = tool.check(config, tmp_path, kills=3, seed=1)
+    assert found["cells"] == 6
+    assert found["samples"] == 3 * (144 + 4)
+    assert found["stored_twice"] == []
+    assert found["samples_equal"]
+    assert found["boards_equal"]
+    assert len(found["kills"]) == 3
+    # What was stored right before a kill may be missing from the log, never more.
+    assert found["samples"] - 3 * 54 <= found["stored_by_log"] <= found["samples"]
+
+
+def test_what_is_stored_twice_is_noticed(tool, tmp_path):
+    from sinkbench.sweep.log import SweepLog
+
+    log = SweepLog(tmp_path)
+    for ids in (["a", "b"], ["b"]):
+        log.write("stored", run="one", ids=ids)
+    assert tool.stored(tmp_path) == {("one", "a"): 1, ("one", "b"): 2}
