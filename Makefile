@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check format sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
+.PHONY: install demo test check docs format sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/; a link that leads nowhere is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -140,4 +144,4 @@ reproduce-%: install
 	$(SINKBENCH) leaderboard runs/$*
 
 clean:
-	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist runs site .pytest_cache .mypy_cache .ruff_cache
