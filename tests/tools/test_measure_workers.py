@@ -1,0 +1,34 @@
+"""The tool that measures sweeps on several workers."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "measure_workers.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("measure_workers", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_sweep_is_timed_by_its_log_and_its_samples_are_read(tool, tmp_path):
+    config = tmp_path / "sweep.yaml"
+    config.write_text("{model: tiny-llava, method: [greedy, var], task: scenes_pope, limit: 18, device: cpu}")
+    row = tool.measure(config, tmp_path / "runs", 0, None)
+    assert (row["workers"], row["answers"]) == (0, 36)
+    assert 0 < row["seconds"] < row["wall_s"]
+    assert row["answers_per_s"] == pytest.approx(36 / row["seconds"], rel=0.02)
+    made = tool.samples(tmp_path / "runs")
+    assert [len(lines) for lines in made.values()] == [18, 18]
+
+
+def test_samples_that_differ_or_are_missing_are_counted(tool):
+    one = {"a": {"1": b"x", "2": b"y"}, "b": {"1": b"x"}}
+    other = {"a": {"1": b"x", "2": b"z"}}
+    assert tool.n_different(one, one) == 0
+    assert tool.n_different(one, other) == 2
