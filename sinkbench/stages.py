@@ -85,7 +85,7 @@ class Run:
         texts = self._texts() if turn else {}
         for request in self.store.requests():
             asked = request.with_answers(texts) if len(request.history) == turn else None
-            yield asked if asked and self._answered.get(asked.id) != question(asked) else None
+            yield asked if asked and not self._has_answer(asked) else None
 
     def note_machine(self, adapter: Any) -> None:
         """Record what answers.
@@ -206,11 +206,19 @@ class Run:
         judged_alike = judging_of(earlier["spec"]) == judging_of(spec.to_json())
         return earlier["status"] == "success" and not self.n_pending and spec.stage != "score" and judged_alike
 
+    def _has_answer(self, asked: Request) -> bool:
+        """Whether a request has an answer, and was asked in these words about these images."""
+        known = self._answered.get(asked.id)
+        return known is not None and known == question(asked)
+
     def _survey(self) -> None:
         self._answered = answered(self.store.lines())
-        turns = Counter(len(request.history) for request in self.store.requests())
+        turns: Counter[int] = Counter()
+        for request in self.store.requests():
+            turns[len(request.history)] += 1
+            self.n_pending += not request.history and not self._has_answer(request)
         self.n_rounds = max(turns, default=0) + 1
-        for turn in range(self.n_rounds):
+        for turn in range(1, self.n_rounds):
             self.n_pending += sum(request is not None for request in self.outstanding(turn))
         self.record["task"]["n_run"] = turns.total()
 

@@ -130,7 +130,9 @@ class SharedBackend(LocalBackend):
         share_prefix: bool,
     ) -> "SharedEngine":
         """See `Backend`."""
-        job = Job(adapter.preset, adapter.device, adapter.dtype, dict(methods), batch_size, seed, share_prefix, self._window)
+        job = Job(
+            adapter.preset, adapter.device, adapter.dtype, dict(methods), batch_size, seed, share_prefix, self._window
+        )
         return SharedEngine(job, self._workers)
 
 

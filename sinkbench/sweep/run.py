@@ -21,8 +21,9 @@ from sinkbench.sweep.log import SweepLog
 if TYPE_CHECKING:
     from sinkbench.sweep.ray_workers import RayWorkers
 
-GROUPS = 2
-"""Groups that workers are given at a time: the second keeps those busy that the first has nothing more for."""
+GROUPS = 4
+"""Groups that are on their way at a time: while one is answered the next are made ready, and keep those workers busy
+that the first has nothing more for."""
 
 Status = Literal["done", "reused", "incomplete", "failed"]
 

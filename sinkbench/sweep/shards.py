@@ -11,11 +11,9 @@ if TYPE_CHECKING:
     from sinkbench.adapters.presets import ModelPreset
     from sinkbench.methods.base import Method
 
-WINDOW = 256
-"""Requests that a sweep batches together, however many workers there are: batches are the same, and so are answers."""
-
-WINDOWS = 2
-"""Windows that a worker gets at a time: images of the second are made ready while the first is answered."""
+WINDOW = 128
+"""Requests that a sweep batches together, however many workers there are: batches are the same, and so are answers.
+Far more would leave workers idle where a task has a few hundred questions; far fewer would waste a GPU."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class Shard:
 
 
 def cut(requests: Iterable[Request], wanted: Callable[[str, Request], bool], job: Job) -> Iterator[Shard]:
-    """Shards of some windows of requests in their order, made as they are asked for."""
+    """Shards of a window of requests in their order, made as they are asked for."""
     rest = iter(requests)
-    while some := list(islice(rest, WINDOWS * job.window)):
+    while some := list(islice(rest, job.window)):
         pairs = ((request, tuple(lane for lane in job.methods if wanted(lane, request))) for request in some)
         yield Shard(job, tuple(pairs))

@@ -44,7 +44,9 @@ class Worker:
             if key != self._model_key:
                 self._adapter, self._model_key = None, ()  # Two models may not fit in memory.
                 self._adapter, self._model_key = load_adapter(job.preset, job.device, job.dtype), key
-            self._engine = Engine(self._adapter, job.methods, job.batch_size, job.seed, job.share_prefix, window=job.window)
+            self._engine = Engine(
+                self._adapter, job.methods, job.batch_size, job.seed, job.share_prefix, window=job.window
+            )
             self._job = job
         engine: Engine = self._engine
         return engine

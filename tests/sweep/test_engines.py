@@ -9,9 +9,9 @@ from sinkbench.engine.flops import LayerShape
 from sinkbench.engine.lanes import Cost, Timings
 from sinkbench.request import Generation, Message, Request, Response
 from sinkbench.sweep.engines import Done, SharedEngine
-from sinkbench.sweep.shards import WINDOWS, Job, cut
+from sinkbench.sweep.shards import Job, cut
 
-SHARD = WINDOWS * 4
+SHARD = 8
 SHAPE = LayerShape(2, 8, 16, 4)
 
 
@@ -21,7 +21,7 @@ def requests(n):
 
 @pytest.fixture
 def job():
-    return Job(None, "cpu", "float32", {"greedy": None, "var": None}, "auto", 0, True, window=4)
+    return Job(None, "cpu", "float32", {"greedy": None, "var": None}, "auto", 0, True, window=SHARD)
 
 
 class Sequential:
