@@ -157,6 +157,11 @@ class Adapter(ABC):
         """The layer whose output is projected, where features are its tokens, each by itself; elsewhere None."""
         return None
 
+    @property
+    def separator(self) -> Tensor | None:
+        """(d,) the feature that the family puts between the rows of an image; None where there is none."""
+        return None
+
     def image_size(self, image: ImageRef) -> tuple[int, int]:
         """Width and height in pixels; the header of a file is read once.
 

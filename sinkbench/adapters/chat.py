@@ -88,6 +88,14 @@ class ChatTemplate:
         self._image_text = str(getattr(processor, "image_token", IMAGE_PLACEHOLDER))
         self._literals = lru_cache(_CACHED_SHAPES)(self._render_shape)
 
+    def literals(self, shape: Shape) -> tuple[str, ...]:
+        """What the template writes before, between and after the n texts of a conversation: n + 1 strings.
+
+        Raises:
+            SampleError: It leaves a message out.
+        """
+        return self._literals(shape)
+
     def tokenise(self, request: Request) -> TokenisedText:
         """The prompt as tokens.
 

@@ -110,6 +110,12 @@ class LlavaNextAdapter(LlavaAdapter):
         """Also which grids of tiles there are."""
         return super().shared_facts() | {"image grids": self._grids()}
 
+    @property
+    def separator(self) -> Tensor:
+        """The newline that ends each row of tiles."""
+        newline: Tensor = self.model.model.image_newline
+        return newline
+
     def image_layout(self, image: ImageRef) -> Tensor:
         """Base view and tiles; reads the file's header."""
         return Adapter.image_layout(self, image)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -137,6 +138,13 @@ class SlotCache(Cache):
                 shift = self.shifts.get(layer, 0)
                 own = tensor[:, :, slots.start - shift : slots.stop - shift]
                 own.copy_(own.index_select(0, index))
+
+    def grow(self, slots: int) -> None:
+        """Add so many slots to every layer, behind those that are there; layer by layer, to spare memory."""
+        self.capacity += slots
+        for store in (self.keys, self.values):
+            for layer, old in store.items():
+                store[layer] = F.pad(old, (0, 0, 0, slots))
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sample takes over all layers."""

@@ -217,6 +217,12 @@ class Stream:
             ctx = replace(ctx, roles=ctx.roles[: self.n], state=kept, untouched=None, contrast_logits=logits[self.n :])
         return self.method.edit_logits(logits[: self.n], ctx)
 
+    def make_room(self, slots: int) -> None:
+        """Let so many more tokens follow, where nobody knew beforehand how many; not in passes of fixed shapes."""
+        self.cache.grow(slots)
+        self.roles = torch.nn.functional.pad(self.roles, (0, slots))
+        self.longest += slots
+
     def counted(self, responses: Sequence[Response]) -> list[Response]:
         """The responses to the prompts, in their order, with how many image tokens each layer had."""
         if self.pruning is None:

@@ -67,18 +67,25 @@ class Run:
         return {row["id"]: row for row in rows if row["counts"] is not None}
 
 
-def build(folder: Path, *, baseline: str = "greedy", tasks: Sequence[str] = ()) -> Board:
+def build(
+    folder: Path,
+    *,
+    baseline: str = "greedy",
+    tasks: Sequence[str] = (),
+    directories: Sequence[Path] | None = None,
+) -> Board:
     """Collect the runs below a folder and compare them.
 
     Args:
         folder: Where to look, at any depth.
         baseline: The method that the others are compared with, on the same model and task.
         tasks: Only these; empty takes all.
+        directories: Exactly these run directories, all below the folder; None takes every run there.
 
     Raises:
         UsageError: There is no finished run, or none of the task or baseline.
     """
-    runs = find_runs(folder)
+    runs = find_runs(folder) if directories is None else [Run(at, read_record(at / "run.json")) for at in directories]
     finished = [run for run in runs if run.record["metrics"]]
     if not finished:
         raise UsageError(
