@@ -10,6 +10,7 @@ from sinkbench.inspection.prompts import PROMPTS
 if TYPE_CHECKING:
     from sinkbench.adapters.presets import ModelPreset
     from sinkbench.diagnostics.sink_dims import SinkDims
+    from sinkbench.inspection.compared import Comparison
 
 app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
 
@@ -84,8 +85,32 @@ def sample_(
     question: Annotated[str, typer.Option("--question", "-q", help="Asked about the image.")] = PROMPTS[3],
     task: Annotated[str | None, typer.Option("--task", "-t", help="Instead: a question of this task.")] = None,
     index: Annotated[int, typer.Option("--index", min=0, help="Which of the task's questions, from 0.")] = 0,
+    id: Annotated[str | None, typer.Option("--id", help="The same by its id in samples.jsonl.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-M", help="Also shown with these methods, a+b composed; without is always shown."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A method's parameter, repeatable.", metavar="METHOD.PARAM=VALUE"),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            "--step",
+            min=0,
+            help="With --method: the row of the N-th generated token, 0 the prompt's last. Default: 0, or where the "
+            "methods edit later rows only the first of these.",
+            metavar="N",
+        ),
+    ] = None,
     layer: Annotated[
-        int | None, typer.Option("--layer", min=0, help="Whose heads are drawn. Default: which looks most.")
+        int | None,
+        typer.Option(
+            "--layer",
+            min=0,
+            help="Whose heads are drawn. Default: which looks most; with --method the mean over layers.",
+        ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder with the task's data.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -94,23 +119,60 @@ def sample_(
         Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/inspect/MODEL-sample.")
     ] = None,
 ) -> None:
-    """Draw where a model looks in one image, by layer and head, and mark its sink tokens."""
+    """Draw where a model looks in one image, by layer and head, and mark its sink tokens.
+
+    With --method also before and after: the answers and where they look without and with methods, side by side, as
+    pictures, as a page (before_after.html) and as numbers by head (views.json).
+    """
     from sinkbench.cli.console import output_console, quiet_libraries
 
     quiet_libraries()
+    from sinkbench.cli.inspect_tables import show_before_after
     from sinkbench.inspection.sample import Question, inspect_sample
 
     folder = output or Path("runs") / "inspect" / f"{Path(model).name}-sample"
-    asked = Question(image, question, task, index, data_dir)
+    asked = Question(image, question, task, index, data_dir, _checked_id(id, task, index))
     found = inspect_sample(
-        model, asked, folder, lambda line: typer.echo(line, err=True), layer=layer, device=device, dtype=dtype
+        model,
+        asked,
+        folder,
+        lambda line: typer.echo(line, err=True),
+        layer=layer,
+        device=device,
+        dtype=dtype,
+        comparison=_comparison(_split(method), assignments or [], step),
     )
     console = output_console()
     console.print(f"{found['question']}\n→ {found['answer']}", markup=False)
     text = [row for row in found["sinks"] if not row["image"]]
     names = ", ".join(f"{row['token']!r} at {row['place']}" for row in text) or "none"
     console.print(f"Sinks: {len(found['sinks']) - len(text)} image tokens; text: {names}.", markup=False)
-    console.print(f"Written to {folder}/: sample.json, {', '.join(found['pictures'])}.", markup=False)
+    written = ["sample.json", *found["pictures"]]
+    if shown := found.get("before_after"):
+        show_before_after(shown)
+        written += [shown["page"], "views.json", *shown["pictures"]]
+    console.print(f"Written to {folder}/: {', '.join(written)}.", markup=False)
+
+
+def _checked_id(id: str | None, task: str | None, index: int) -> str | None:
+    from sinkbench.errors import UsageError
+
+    if id is not None and (task is None or index):
+        raise UsageError(f"--id {id} is of a task's question, and stands for --index", "Give --task NAME --id ID.")
+    return id
+
+
+def _comparison(methods: tuple[str, ...], assignments: list[str], step: int | None) -> "Comparison | None":
+    from sinkbench.cli.assignments import parse_assignments
+    from sinkbench.errors import UsageError
+
+    if not methods:
+        if assignments or step is not None:
+            raise UsageError("--set and --step are for --method", "For example: --method var --set var.tau=5.")
+        return None
+    from sinkbench.inspection.compared import Comparison
+
+    return Comparison(methods, parse_assignments(assignments), step)
 
 
 @app.command("sink-dims")

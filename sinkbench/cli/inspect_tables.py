@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from sinkbench.cli.console import output_console
 
@@ -91,3 +92,33 @@ def _lines(part: dict[str, Any]) -> list[str]:
             f"{top['blank']:.2f} on the first token against {top['shown']:.2f}."
         )
     return lines
+
+
+def show_before_after(shown: dict[str, Any]) -> None:
+    """Print the answers without and with methods, and the heads that changed most."""
+    console = output_console()
+    console.print(_answers(shown))
+    for view in shown["views"][1:]:
+        if view["most_changed"]:
+            console.print(_changed_heads(view))
+
+
+def _answers(shown: dict[str, Any]) -> Table:
+    table = Table(title=f"Without and with methods, at {shown['row']}")
+    for column in ("method", "answer", "note"):
+        table.add_column(column, overflow="fold")
+    table.add_column("on image", justify="right")
+    for view in shown["views"]:
+        share = sum(view["image_share"]) / len(view["image_share"])
+        table.add_row(Text(view["method"]), Text(view["answer"]), view["note"], f"{100 * share:.1f} %")
+    return table
+
+
+def _changed_heads(view: dict[str, Any]) -> Table:
+    table = Table(title=f"{view['method']}: the most changed heads, share of the row on image tokens in percent")
+    for column in ("layer", "head", "before", "after", "change"):
+        table.add_column(column, justify="right")
+    for head in view["most_changed"]:
+        before, after = 100 * head["before"], 100 * head["after"]
+        table.add_row(str(head["layer"]), str(head["head"]), f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
+    return table

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from sinkbench.engine.observe import Observed, observe
 from sinkbench.engine.prompt import Prompt
 from sinkbench.errors import UsageError
 from sinkbench.inspection.collect import find_primary
+from sinkbench.inspection.compared import Comparison
 from sinkbench.inspection.probe import Choice, Probe, sink_tau
 from sinkbench.request import IMAGE_PLACEHOLDER, Generation, ImageRef, Message, Request
 
@@ -38,6 +40,7 @@ class Question:
         task: Task whose question is asked instead.
         index: Number of the question, from 0.
         data_dir: Folder with the task's data.
+        id: The question's id in a run, such as "scenes_pope/17"; it goes before `index`.
     """
 
     image: Path | None
@@ -45,6 +48,7 @@ class Question:
     task: str | None = None
     index: int = 0
     data_dir: Path | None = None
+    id: str | None = None
 
     def request(self, folder: Path) -> Request:
         """The request; images that a data set embeds are written to the folder.
@@ -60,16 +64,33 @@ class Question:
         from sinkbench.tasks.load import build_requests, check_data, load_task
 
         check_data(self.task, self.data_dir)
-        found = list(build_requests(load_task(self.task, self.data_dir), folder / "images", self.index + 1))
-        if len(found) <= self.index:
+        loaded = load_task(self.task, self.data_dir)
+        index = self.index if self.id is None else _place(loaded, self.task, self.id)
+        found = list(build_requests(loaded, folder / "images", index + 1))
+        if len(found) <= index:
             raise UsageError(f"{self.task} has {len(found)} questions", f"Give --index {len(found) - 1} or less.")
-        if found[self.index].history:
+        if found[index].history:
             raise UsageError(
-                f"question {self.index} of {self.task} goes on with a dialogue", "Give the --index of a first turn."
+                f"question {index} of {self.task} goes on with a dialogue", "Give the --index of a first turn."
             )
-        if fault := found[self.index].fault:
-            raise UsageError(f"question {self.index} of {self.task} is broken: {fault}", "Give another --index.")
-        return found[self.index]
+        if fault := found[index].fault:
+            raise UsageError(f"question {index} of {self.task} is broken: {fault}", "Give another --index.")
+        return found[index]
+
+
+def _place(loaded: Any, task: str, id: str) -> int:
+    """The number of a loaded task's question with an id, which may lack the task's name."""
+    from sinkbench.tasks.load import documents, each_document, request_id
+
+    ids = [request_id(loaded, document) for document in each_document(documents(loaded))]
+    for given in (id, f"{task}/{id}"):
+        if given in ids:
+            return ids.index(given)
+    near = get_close_matches(id, ids, n=3)
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else f"Ids are like {', '.join(ids[:2])}; samples.jsonl has them."
+    )
+    raise UsageError(f"{task} has no question {id!r}", hint)
 
 
 def inspect_sample(
@@ -82,6 +103,7 @@ def inspect_sample(
     device: str = "auto",
     dtype: str = "auto",
     new_tokens: int | Literal["all"] = "all",
+    comparison: Comparison | None = None,
 ) -> dict[str, Any]:
     """Answer the question, draw where the last row of the prompt looks, and list the sinks.
 
@@ -94,10 +116,16 @@ def inspect_sample(
         device: Where to run.
         dtype: Weights' type.
         new_tokens: Tokens of the answer.
+        comparison: Methods to show beside the plain model, whose answers then have the length that the task asks for.
+
+    Raises:
+        UsageError: A name, file or parameter is wrong, or a method cannot be shown on this question.
     """
+    from sinkbench.inspection.before_after import write_before_after
     from sinkbench.inspection.sample_pictures import draw_sample
 
     preset = resolve_model(model)
+    methods = comparison.build(preset, question.task, question.data_dir) if comparison else {}
     check_available(preset)
     folder.mkdir(parents=True, exist_ok=True)
     request = question.request(folder)
@@ -125,6 +153,11 @@ def inspect_sample(
         "gaze_shift": {"layer": gaze_layer, "image_tokens": _gaze(prompt, batch)},
         "pictures": [path.name for path in drawn],
     }
+    if comparison:
+        say(f"comparing {', '.join(methods)}")
+        document["before_after"] = write_before_after(
+            adapter, methods, request, folder, task=question.task, step=comparison.step, layer=layer
+        )
     (folder / "sample.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return document
 

@@ -82,9 +82,41 @@ def test_a_sample_is_drawn_and_its_sinks_are_listed(sinkbench, scenes, tmp_path)
     assert all((tmp_path / "s" / name).is_file() for name in found["pictures"])
 
 
+def test_a_sample_is_shown_without_and_with_methods(sinkbench, scenes, tmp_path):
+    out = tmp_path / "s"
+    done = sinkbench(
+        *("inspect", "sample", "-m", "tiny-llava", "-t", "scenes_pope", "--data-dir", scenes, "--id", "2"),
+        *("-M", "var,fastv", "-M", "pai", "--set", "fastv.keep=0.25", "--set", "pai.first_token=always", "-o", out),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((out / "views.json").read_text())
+    validate(document, "views")
+    assert (document["model"], document["task"], document["id"]) == ("tiny-llava", "scenes_pope", "scenes_pope/2")
+    assert [view["method"] for view in document["views"]] == ["greedy", "var", "fastv", "pai"]
+    assert document["views"][2]["params"]["keep"] == 0.25
+    shown = json.loads((out / "sample.json").read_text())["before_after"]
+    assert shown["row"] == "the prompt's last row"
+    assert shown["views"][2]["image_tokens"][-1] == 49
+    assert "49 of 196 image tokens left" in " ".join(done.stdout.split())
+    assert "pai: the most changed heads" in " ".join(done.stdout.split())
+    assert all((out / name).stat().st_size > 2000 for name in [*shown["pictures"], shown["page"]])
+
+
+def test_without_methods_nothing_is_compared(sinkbench, scenes, tmp_path):
+    image = next((scenes / "images").iterdir())
+    done = sinkbench("inspect", "sample", "-m", "tiny-llava", "-i", image, "-o", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert "before_after" not in json.loads((tmp_path / "s" / "sample.json").read_text())
+    assert not {"views.json", "before_after.html"} & {path.name for path in (tmp_path / "s").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
+        (("sample", "-m", "tiny-llava", "-i", "x.png", "-M", "var", "--set", "pai.alpha=1"), "one of: greedy, var"),
+        (("sample", "-m", "tiny-llava", "-i", "x.png", "--set", "var.tau=1"), "--method var"),
+        (("sample", "-m", "tiny-llava", "-i", "x.png", "--id", "3"), "--task NAME --id ID"),
+        (("sample", "-m", "tiny-llava", "-t", "scenes_pope", "--id", "scenes_pope/x1"), "Did you mean scenes_pope/1"),
         (("model", "-m", "tiny-llava"), "--task NAME"),
         (("model", "-m", "tiny-llava", "--text", "naturl"), "natural, random, repeated"),
         (("model", "-m", "tiny-llava", "-t", "scenes_pop"), "scenes_pope"),
