@@ -16,6 +16,7 @@ from sinkbench.cli import (
     inspect,
     leaderboard,
     listing,
+    report,
     scenes,
     score,
     sweep,
@@ -37,6 +38,7 @@ app.add_typer(listing.app, name="list")
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("report")(report.report)
 app.add_typer(inspect.app, name="inspect")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

@@ -31,7 +31,8 @@ def test_the_command_line_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["eval", "score", "data", "list", "calibrate", "leaderboard", "inspect", "bench", "doctor", "scenes"]
+    "command",
+    ["eval", "score", "data", "list", "calibrate", "leaderboard", "report", "inspect", "bench", "doctor", "scenes"],
 )
 def test_every_command_is_listed_and_explains_itself(sinkbench, command):
     assert command in sinkbench("--help").stdout
