@@ -11,7 +11,7 @@ DEMO_OUTPUT ?= runs/demo
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check docs format sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
+.PHONY: install demo test check docs format regress regress-baseline sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
 
 install: $(VENV)/.installed
 
@@ -48,6 +48,16 @@ docs: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The small board of configs/regress.yaml, sample by sample against the committed one; exit code 4 (make's 2) if a score moved.
+# A new baseline is made on a clean commit.
+REGRESS_BASELINE ?= results/regress/tiny.json.gz
+REGRESS = HF_HUB_OFFLINE=1 $(SINKBENCH) regress
+regress: install
+	$(REGRESS) --baseline $(REGRESS_BASELINE) --json runs/regress/comparison.json
+
+regress-baseline: install
+	$(REGRESS) --write $(REGRESS_BASELINE) --config configs/regress.yaml
 
 # What docs/sinks.md shows. The two models with a real language model behind them are fetched once.
 SINKS ?= runs/sinks

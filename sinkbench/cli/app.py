@@ -10,12 +10,14 @@ from sinkbench.cli import (
     assets,
     bench,
     calibrate,
+    compare,
     data,
     doctor,
     evaluate,
     inspect,
     leaderboard,
     listing,
+    regress,
     report,
     scenes,
     score,
@@ -38,6 +40,8 @@ app.add_typer(listing.app, name="list")
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("compare")(compare.compare)
+app.command("regress")(regress.regress)
 app.command("report")(report.report)
 app.add_typer(inspect.app, name="inspect")
 app.command("bench")(bench.bench)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkbench.leaderboard.stats import Array, mcnemar_exact, paired_bootstrap
+from sinkbench.leaderboard.stats import N_RESAMPLES, Array, mcnemar_exact, paired_bootstrap
 from sinkbench.scoring.metric import Metric, Record, Unit, cluster_sums, sorted_units
 from sinkbench.scoring.schemes import SCHEMES
 
@@ -13,7 +13,9 @@ Samples = Mapping[str, Record]
 """Scored samples by id."""
 
 
-def compare(scheme: str, name: str, baseline: Samples, method: Samples) -> dict[str, Any] | None:
+def compare(
+    scheme: str, name: str, baseline: Samples, method: Samples, *, n_resamples: int = N_RESAMPLES
+) -> dict[str, Any] | None:
     """The difference in one metric over the samples that both answered.
 
     The interval comes from a paired bootstrap over images. The p-value comes from McNemar's exact test where the metric
@@ -24,6 +26,7 @@ def compare(scheme: str, name: str, baseline: Samples, method: Samples) -> dict[
         name: The metric.
         baseline: The baseline's samples.
         method: The method's samples.
+        n_resamples: Bootstrap samples.
 
     Returns:
         value, ci95, p, test and n_pairs; None where no pair has a share in the metric.
@@ -38,7 +41,7 @@ def compare(scheme: str, name: str, baseline: Samples, method: Samples) -> dict[
     if not n_pairs:
         return None
     tables = [cluster_sums(units, metric.columns) for units in (first, second)]
-    paired = paired_bootstrap(tables[0], tables[1], lambda totals: metric.value(totals)[0])
+    paired = paired_bootstrap(tables[0], tables[1], lambda totals: metric.value(totals)[0], n_resamples=n_resamples)
     if metric.kind == "count":
         return {"value": paired.delta, "ci95": None, "p": None, "test": None, "n_pairs": n_pairs}
     scores = [_zero_one(units, metric) for units in (first, second)]

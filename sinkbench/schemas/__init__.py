@@ -8,7 +8,7 @@ from typing import Any
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema called "run", "sample", "board", "inspect", "views" or "calibration"."""
+    """The JSON Schema NAME.schema.json of this folder: "run", "sample", "board", "baseline" and so on."""
     loaded: dict[str, Any] = json.loads((Path(__file__).parent / f"{name}.schema.json").read_text(encoding="utf-8"))
     return loaded
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 HEAVY = {"torch", "transformers", "lm_eval", "datasets", "pydantic", "numpy", "PIL", "yaml", "jsonschema", "nltk"}
+COMMANDS = "eval sweep score data list calibrate leaderboard report compare regress inspect bench doctor scenes"
 OPTIONS = (
     *("--model", "-m", "--method", "-M", "--task", "-t", "--set", "--limit", "-L", "--batch-size", "-b", "--no-share"),
     *("--device", "--dtype", "--seed", "--config", "-c", "--output", "-o", "--data-dir", "--stage", "--fresh"),
@@ -30,10 +31,7 @@ def test_the_command_line_loads_nothing_heavy():
     assert HEAVY.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["eval", "score", "data", "list", "calibrate", "leaderboard", "report", "inspect", "bench", "doctor", "scenes"],
-)
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_every_command_is_listed_and_explains_itself(sinkbench, command):
     assert command in sinkbench("--help").stdout
     done = sinkbench(command, "--help")

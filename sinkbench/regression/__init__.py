@@ -1,0 +1,1 @@
+"""Is a run still what it was? Runs paired sample by sample, with each other or with a baseline file."""
