@@ -253,8 +253,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _drop_partial_line(path: Path) -> None:
-    with open(path, "rb+") as file:
-        size = whole = file.seek(0, os.SEEK_END)
+    whole = _whole_lines(path)
+    if whole < path.stat().st_size:  # A file on a read-only disk can be read if there is nothing to drop.
+        os.truncate(path, whole)
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    with open(path, "rb") as file:
+        whole = file.seek(0, os.SEEK_END)
         while whole:
             start = max(0, whole - _BLOCK)
             file.seek(start)
@@ -262,8 +269,7 @@ def _drop_partial_line(path: Path) -> None:
             whole = start + end
             if end:
                 break
-        if whole < size:
-            file.truncate(whole)
+        return whole
 
 
 def _sync_folder(folder: Path) -> None:
