@@ -148,10 +148,12 @@ pruning-boards: install
 	$(SINKBENCH) leaderboard $(PRUNING_BOARD) --retained --pareto macs --picture $(PRUNING_BOARD)/pareto.png \
 	  --json $(PRUNING_BOARD)/board.json --markdown $(PRUNING_BOARD)/board.md
 
-# make reproduce-NAME runs configs/papers/NAME.yaml.
+# make reproduce-NAME runs configs/papers/NAME.yaml: of a paper's file its tiny section (SCALE=tiny, the default) or its own models and
+# data (SCALE=full); then prints what was published beside what was measured.
+CLAIMS = $(shell grep -ls '^claims:' configs/papers/$*.yaml)
 reproduce-%: install
-	$(SINKBENCH) eval --config configs/papers/$*.yaml --output runs/$*
-	$(SINKBENCH) leaderboard runs/$*
+	$(SINKBENCH) eval --config configs/papers/$*.yaml --scale $(SCALE) --output runs/$*$(if $(CLAIMS),-$(SCALE))
+	$(SINKBENCH) leaderboard runs/$*$(if $(CLAIMS),-$(SCALE)) $(if $(CLAIMS),--claims $(CLAIMS))
 
 clean:
 	rm -rf $(VENV) build dist runs site .pytest_cache .mypy_cache .ruff_cache

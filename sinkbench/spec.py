@@ -19,6 +19,10 @@ from sinkbench.request import Generation
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Count = Annotated[int, Field(ge=1)]
 Stage = Literal["all", "prepare", "answer", "score"]
+PAPER_ONLY = ("claims", "tiny")
+"""What files of configs/papers hold beside settings: claims are for `sinkbench leaderboard --claims`."""
+SCALES = ("full", "tiny")
+"""Scales of a reproduction: a paper's own models and tasks, or what stands for them on the shipped ones."""
 
 
 class GenerationOverrides(BaseModel):
@@ -190,8 +194,7 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
     Raises:
         UsageError: A setting is unknown, missing or invalid, or a parameter belongs to no run.
     """
-    # What a file of configs/papers claims is for `sinkbench leaderboard --claims`.
-    settings = {key: value for key, value in settings.items() if key != "claims"}
+    settings = {key: value for key, value in settings.items() if key not in PAPER_ONLY}
     unknown = [key for key in settings if key not in RunSpec.model_fields]
     if unknown:
         raise unknown_name("setting", str(unknown[0]), RunSpec.model_fields)
@@ -225,6 +228,25 @@ def expand(settings: Mapping[str, Any]) -> list[RunSpec]:
         deciding = {"model": model, "method": method, "task": task, "params": mine, "limit": limit}
         specs.append(_validated({**settings, **deciding}))
     return specs
+
+
+def at_scale(config: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """The settings of a file of configs/papers at one scale: for "tiny" those of its `tiny` section go on top.
+
+    A file without that section has the same settings at both.
+
+    Raises:
+        UsageError: There is no such scale, or the section is no mapping.
+    """
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    tiny = config.get("tiny") or {}
+    if not isinstance(tiny, Mapping):
+        raise UsageError(f"tiny: {tiny!r} is no mapping of settings", "Write tiny: {model: tiny-llava}.")
+    settings = {key: value for key, value in config.items() if key not in PAPER_ONLY}
+    # What stands for the paper's tasks is for the claims too.
+    changes = {key: value for key, value in tiny.items() if key != "stands_for"}
+    return with_flags(settings, changes) if scale == "tiny" else settings
 
 
 def with_flags(config: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

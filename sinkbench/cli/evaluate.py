@@ -22,6 +22,7 @@ def evaluate(
     no_share: options.NoShare = False,
     stage: options.Stage = None,
     config: options.Config = None,
+    scale: options.Scale = "full",
     output: options.Output = None,
     data_dir: options.DataDir = None,
     fresh: options.Fresh = False,
@@ -57,7 +58,7 @@ def evaluate(
     quiet_libraries()
     # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    specs = expand(merged(config, flags, assignments or [], max_new_tokens))
+    specs = expand(merged(config, flags, assignments or [], max_new_tokens, scale))
     try:
         with ConsoleReporter() as reporter:
             outcomes = runner.run(specs, reporter=reporter, fresh=fresh)

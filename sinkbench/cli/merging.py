@@ -5,15 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from sinkbench.cli.assignments import parse_assignments
-from sinkbench.spec import read_config, with_flags
+from sinkbench.spec import at_scale, read_config, with_flags
 
 
 def merged(
-    config: Path | None, flags: Mapping[str, Any], assignments: list[str], max_new_tokens: int | None
+    config: Path | None,
+    flags: Mapping[str, Any],
+    assignments: list[str],
+    max_new_tokens: int | None,
+    scale: str = "full",
 ) -> dict[str, Any]:
-    """The config file's settings with the flags on top; parameters and generation settings are merged key by key."""
+    """The config file's settings, at a scale, with the flags on top.
+
+    Parameters and generation settings are merged key by key.
+    """
     given = {key: value for key, value in flags.items() if value not in (None, [])}
-    settings = with_flags(read_config(config) if config else {}, given)
+    settings = with_flags(at_scale(read_config(config) if config else {}, scale), given)
     if assignments:
         settings["params"] = {**(settings.get("params") or {}), **parse_assignments(assignments)}
     if max_new_tokens is not None:

@@ -103,6 +103,15 @@ Config = Annotated[
         "--config", "-c", help="YAML file of settings; flags go on top.", rich_help_panel=FILES, metavar="FILE"
     ),
 ]
+Scale = Annotated[
+    str,
+    typer.Option(
+        "--scale",
+        help="Of a file of configs/papers: full (the paper's models and tasks) or tiny (its tiny section on top).",
+        rich_help_panel=FILES,
+        metavar="SCALE",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -60,6 +60,7 @@ def sweep(
     ] = 0,
     output: options.Output = None,
     data_dir: options.DataDir = None,
+    scale: options.Scale = "full",
     fresh: options.Fresh = False,
 ) -> None:
     """Run models × methods × tasks × parameters; what fails does not stop the rest.
@@ -91,7 +92,7 @@ def sweep(
     quiet_libraries()
     # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    specs = cells(merged(config, flags, assignments or [], max_new_tokens))
+    specs = cells(merged(config, flags, assignments or [], max_new_tokens, scale))
     try:
         with ExitStack() as stack:
             from sinkbench.sweep.run import sweep as run_cells

@@ -1,70 +1,23 @@
 """A board: the finished runs below a folder, each compared with the baseline method on the same samples."""
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import UsageError, unknown_name
+from sinkbench.leaderboard.averages import averages
+from sinkbench.leaderboard.runs import Run, find_runs
 from sinkbench.leaderboard.stats import holm
 from sinkbench.schemas import validate
-from sinkbench.store import RunStore, read_record
+from sinkbench.store import read_record
 
 SCHEMA_VERSION = 1
-COSTS = ("answers_per_s", "visual_tokens_mean", "prefill_macs", "prompt_kv_bytes")
+COSTS = ("answers_per_s", "peak_bytes", "visual_tokens_mean", "prefill_macs", "prompt_kv_bytes")
 """What of a run's efficiency stands on the board."""
 
 Board = dict[str, Any]
 """schemas/board.schema.json."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory that was found.
-
-    Attributes:
-        directory: Where it lies.
-        record: Its run.json.
-    """
-
-    directory: Path
-    record: dict[str, Any]
-
-    @property
-    def task(self) -> str:
-        """Its task's name."""
-        return str(self.record["task"]["name"])
-
-    @property
-    def method(self) -> str:
-        """Its method's name."""
-        return str(self.record["method"]["name"])
-
-    @property
-    def imported(self) -> bool:
-        """Whether its answers come from a file."""
-        return "imported" in self.record
-
-    @property
-    def conditions(self) -> str:
-        """Equal for runs that differ in nothing but the method, so that their samples can be paired."""
-        model, task, spec = self.record["model"], self.record["task"], self.record["spec"]
-        same = [
-            [model[key] for key in ("id", "revision", "fingerprint", "dtype", "options")],
-            [task[key] for key in ("name", "version", "fingerprint", "params")],
-            [spec[key] for key in ("generation", "limit", "seed")],
-        ]
-        if self.imported:
-            same.append([self.record["imported"]["only"]])
-        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
-
-    def samples(self) -> dict[str, Any]:
-        """The scored samples by id."""
-        rows = RunStore(self.directory).samples().values()
-        return {row["id"]: row for row in rows if row["counts"] is not None}
 
 
 def build(
@@ -106,29 +59,13 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "baseline": baseline,
         "rows": rows,
+        "averages": averages(rows, {run.record["run_id"]: run for run in finished}, baseline),
         "unfinished": [
             {"path": _path(run, folder), "status": run.record["status"]} for run in runs if not run.record["metrics"]
         ],
     }
     validate(board, "board")
     return board
-
-
-def find_runs(folder: Path) -> list[Run]:
-    """Every run below a folder; of several with one id the newest.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"folder {folder} does not exist", "Give the folder that `sinkbench eval --output` wrote.")
-    newest: dict[str, Run] = {}
-    for file in sorted(folder.rglob("run.json")):
-        run = Run(file.parent, read_record(file))
-        known = newest.get(run.record["run_id"])
-        if known is None or run.record["updated"] >= known.record["updated"]:
-            newest[run.record["run_id"]] = run
-    return list(newest.values())
 
 
 def _compared(runs: list[Run], baseline: str, folder: Path) -> list[dict[str, Any]]:

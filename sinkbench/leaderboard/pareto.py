@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import UsageError
+from sinkbench.leaderboard.files import write_bytes
 from sinkbench.leaderboard.table import ARROWS, Row, headline, label
 
 COSTS = {
@@ -55,7 +56,7 @@ def draw(board: Mapping[str, Any], cost: str, path: Path) -> None:
         path: PNG to write; its folder is made.
 
     Raises:
-        UsageError: No run of the board has this cost.
+        UsageError: No run of the board has this cost, or the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -91,8 +92,9 @@ def draw(board: Mapping[str, Any], cost: str, path: Path) -> None:
         )
         drawn = BytesIO()
         figure.savefig(drawn, dpi=110)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
+    small = BytesIO()
+    Image.open(drawn).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
+    write_bytes(path, small.getvalue())
 
 
 def _looks(methods: Sequence[str], baseline: str) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sinkbench.errors import UsageError
-from sinkbench.leaderboard.board import Run, find_runs
+from sinkbench.leaderboard.runs import Run, find_runs
 from sinkbench.record import prompt_hash
 from sinkbench.request import IMAGE_PLACEHOLDER, Request
 from sinkbench.scoring.metric import Record

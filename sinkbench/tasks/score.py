@@ -8,7 +8,7 @@ import numpy as np
 
 from sinkbench.errors import UsageError
 from sinkbench.leaderboard.stats import Array, Interval, clustered_mean_ci, percentile_interval, resample_totals
-from sinkbench.scoring.metric import Metric, Record, Unit, cluster_sums, sorted_units
+from sinkbench.scoring.metric import Metric, Record, Unit, cluster_sums, quotient, sorted_units
 from sinkbench.scoring.schemes import SCHEMES, Contribution
 from sinkbench.tasks.catalog import Direction, task_info
 from sinkbench.tasks.load import documents, each_document, request_id
@@ -133,29 +133,35 @@ class _Sums:
         return int(metric.support(totals)), bool(metric.value(totals)[1])
 
     def interval(self, metric: Metric) -> Interval | None:
-        """Analytic for means, by the bootstrap for ratios; None for counts and for fewer than two clusters."""
+        """Analytic for means and shares, else by the bootstrap; None for counts and for fewer than two clusters."""
         if self._resampled is None or metric.kind == "count":
             return None
         columns = self._columns(metric)
-        if metric.kind == "mean":
+        if metric.kind == "mean" or _is_share(metric, self._sums[:, columns[1:]]):
             return _mean_interval(self._sums[:, columns[1:]])
-        return _ratio_interval(metric, self._resampled[:, columns])
+        return _ratio_interval(metric, self._resampled[:, columns], len(self._sums))
+
+
+def _is_share(metric: Metric, sums: Array) -> bool:
+    """Whether a metric is a share of some counts in others that hold them, as hallucinated mentions of all mentions."""
+    alone = len(metric.parts) == 1 and metric.parts[0].statistic is quotient
+    return alone and bool((sums[:, 0] <= sums[:, 1]).all())
 
 
 def _mean_interval(sums: Array) -> Interval | None:
-    """The interval of a mean, cut to 0..1 if all its values lie there; None with fewer than two clusters."""
+    """The interval of a mean of values from 0 on; None with fewer than two clusters."""
     if (sums[:, 1] > 0).sum() < 2:
         return None
-    low, high, stderr = clustered_mean_ci(sums)
     proportion = bool((sums[:, 0] <= sums[:, 1]).all())
-    return Interval(max(low, 0.0), min(high, 1.0) if proportion else high, stderr)
+    low, high, stderr = clustered_mean_ci(sums, proportion=proportion)
+    return Interval(max(low, 0.0), high, stderr)
 
 
-def _ratio_interval(metric: Metric, totals: Array) -> Interval | None:
+def _ratio_interval(metric: Metric, totals: Array, n_clusters: int) -> Interval | None:
     """The bootstrap interval; resamples in which no part has support are left out."""
     values, _ = metric.value(totals)
     drawn = values[~np.isnan(values)]
-    return percentile_interval(drawn) if len(drawn) > 1 else None
+    return percentile_interval(drawn, n_clusters) if len(drawn) > 1 else None
 
 
 def _result(value: float, direction: Direction, interval: Interval | None, n: int, undefined: bool) -> MetricResult:

@@ -98,9 +98,9 @@ def test_a_board_marks_imported_runs_and_compares_them_among_themselves(load_ran
 
 
 def test_a_board_without_imported_runs_says_nothing_of_them():
-    row = {"imported": True}
-    assert table.legend({"rows": [{}]}) == table.LEGEND
-    assert table.legend({"rows": [{}, row]}).endswith(table.IMPORTED)
+    row = {"headline": "f1", "n": 3, "metrics": {"f1": {"delta": None}}}
+    assert table.legend({"rows": [row]}) == table.LEGEND
+    assert table.legend({"rows": [row, row | {"imported": True}]}).endswith(table.IMPORTED)
 
 
 def test_a_question_file_is_no_file_of_answers(load_random):

@@ -125,7 +125,7 @@ def test_another_baseline(runs):
 
 def test_cost_is_relative_to_the_baseline(runs):
     greedy, var = runs("greedy", "var")
-    budget = {"visual_tokens_mean": 4.5, "prefill_macs": 1e9, "prompt_kv_bytes": 1e6}
+    budget = {"visual_tokens_mean": 4.5, "prefill_macs": 1e9, "prompt_kv_bytes": 1e6, "peak_bytes": 12345}
     edit(var, efficiency={"answers_per_s": 50.0, **budget})
     edit(greedy, efficiency={"answers_per_s": 100.0})
     found = rows(boards.build(runs.folder))

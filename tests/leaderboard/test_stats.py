@@ -12,7 +12,9 @@ from sinkbench.leaderboard.stats import (
     holm,
     mcnemar_exact,
     paired_bootstrap,
+    percentile_interval,
     resample_totals,
+    sign_flip_p,
 )
 
 
@@ -51,6 +53,36 @@ def test_mcnemar_refuses_unpaired_and_graded_scores(a, b):
         mcnemar_exact(a, b)
 
 
+def test_sign_flips_by_enumeration():
+    generator = np.random.default_rng(4)
+    for _ in range(30):
+        differences = generator.integers(-6, 7, size=generator.integers(1, 9))
+        totals = [np.dot(signs, differences) for signs in product((-1, 1), repeat=len(differences))]
+        expected = np.mean(np.abs(totals) >= abs(differences.sum()))
+        assert sign_flip_p(differences) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sign_flips_of_single_samples_are_mcnemars_test():
+    for b, c in ((0, 1), (3, 9), (86, 150), (700, 650)):
+        expected = mcnemar_exact([1] * b + [0] * c, [0] * b + [1] * c).p
+        assert sign_flip_p([-1] * b + [1] * c + [0] * 7) == pytest.approx(expected, rel=1e-9)
+
+
+def test_answers_that_move_image_by_image_are_less_evidence():
+    """Eighteen questions on one image that all turn right are one observation, not eighteen: p = 1, not 2 / 2**18."""
+    assert sign_flip_p([18]) == 1.0
+    assert mcnemar_exact([0] * 18, [1] * 18).p == pytest.approx(2 / 2**18)
+    assert sign_flip_p([18, 18, 18]) == pytest.approx(2 / 8)
+
+
+def test_sign_flips_without_a_difference_and_of_broken_numbers():
+    assert sign_flip_p([0, 0]) == 1.0
+    assert sign_flip_p([]) == 1.0
+    assert sign_flip_p([2, -2]) == 1.0
+    with pytest.raises(ValueError, match="numbers of right answers"):
+        sign_flip_p([0.5])
+
+
 def test_holm_worked_example():
     """Four hypotheses at 0.01, 0.04, 0.03, 0.005: 0.03, 0.06, 0.06, 0.02."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -69,7 +101,29 @@ def test_clustered_mean_with_single_samples_is_the_usual_standard_error():
     values = np.array([0.0, 1, 1, 0, 1, 1, 0, 1])
     low, high, stderr = clustered_mean_ci(rows(values))
     assert stderr == pytest.approx(values.std(ddof=1) / math.sqrt(8))
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * stderr, values.mean() + 1.96 * stderr), abs=1e-4)
+    # Student's t has 2.3646 as its 97.5 % quantile with 7 degrees of freedom.
+    assert (low, high) == pytest.approx((values.mean() - 2.3646 * stderr, values.mean() + 2.3646 * stderr), abs=1e-4)
+
+
+def test_a_proportion_stays_within_its_bounds_and_leans_to_the_middle():
+    """Wilson's interval by hand: 19 of 20 right is 0.95, 0.95 * 0.05 / (0.95 * 0.05 / 19) = 19 samples, t = 2.0930."""
+    low, high, stderr = clustered_mean_ci(rows([1] * 19 + [0]), proportion=True)
+    assert stderr == pytest.approx(math.sqrt(0.95 * 0.05 / 19))
+    t2 = 2.0930**2
+    centre, half = (
+        (0.95 + t2 / 38) / (1 + t2 / 19),
+        math.sqrt(t2 * (0.95 * 0.05 / 19 + t2 / (4 * 19**2))) / (1 + t2 / 19),
+    )
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-4)
+    assert low < 0.95 < high < 1
+
+
+def test_a_proportion_without_a_single_error_still_has_an_interval():
+    """Wilson's lower end is n / (n + t^2) with every cluster as one sample; six questions an image add nothing."""
+    low, high, stderr = clustered_mean_ci(rows([6] * 20, [6] * 20), proportion=True)
+    assert (low, high, stderr) == (pytest.approx(20 / (20 + 2.0930**2), abs=1e-4), pytest.approx(1.0), 0.0)
+    low, high, _ = clustered_mean_ci(rows([0] * 20, [6] * 20), proportion=True)
+    assert (low, high) == (pytest.approx(0.0), pytest.approx(2.0930**2 / (20 + 2.0930**2), abs=1e-4))
 
 
 def test_clustered_mean_by_hand():
@@ -113,12 +167,21 @@ def test_bootstrap_is_reproducible_and_refuses_nothing():
     assert bootstrap_ci(table, mean, seed=1) == bootstrap_ci(table, mean, seed=1)
     assert bootstrap_ci(table, mean, seed=1) != bootstrap_ci(table, mean, seed=2)
     with pytest.raises(ValueError, match="at least one cluster"):
-        bootstrap_ci(np.zeros((0, 2)), mean)
+        resample_totals(np.zeros((0, 2)))
+    with pytest.raises(ValueError, match="two clusters"):
+        bootstrap_ci(np.ones((1, 2)), mean)
+
+
+def test_the_percentile_interval_is_wider_the_fewer_clusters_there_are():
+    """With 10 clusters t = 2.2622, and t * sqrt(10/9) = 2.3845 cuts off 0.85 % of a normal distribution."""
+    values = np.arange(100_001) / 100_000
+    assert percentile_interval(values, 10)[:2] == pytest.approx((0.00855, 0.99145), abs=2e-5)
+    assert percentile_interval(values, 10**6)[:2] == pytest.approx((0.025, 0.975), abs=2e-5)
 
 
 def test_paired_bootstrap_of_equal_methods_finds_nothing():
     table = rows(np.random.default_rng(0).integers(0, 2, 100))
-    assert paired_bootstrap(table, table, mean) == (0.0, 0.0, 0.0, 1.0, 100)
+    assert paired_bootstrap(table, table, mean) == (0.0, 0.0, 0.0, 1.0, 100, 0.0)
 
 
 def test_paired_bootstrap_sees_a_small_but_constant_gain_that_an_unpaired_one_would_miss():
@@ -126,7 +189,35 @@ def test_paired_bootstrap_sees_a_small_but_constant_gain_that_an_unpaired_one_wo
     result = paired_bootstrap(rows(baseline), rows(baseline + 0.1), mean)
     assert result.delta == pytest.approx(0.1)
     assert (result.low, result.high) == pytest.approx((0.1, 0.1))
-    assert result.p == pytest.approx(2 / 2001)
+    # No resample of 2000 is at or below zero: z = -3.29, and 3.28 of Student's t with 199 degrees of freedom.
+    assert result.p == pytest.approx(1.2e-3, abs=2e-4)
+
+
+def test_a_single_cluster_says_nothing():
+    assert paired_bootstrap([[3, 6]], [[4, 6]], mean) == (
+        pytest.approx(1 / 6),
+        pytest.approx(1 / 6),
+        pytest.approx(1 / 6),
+        1,
+        1,
+        0,
+    )
+
+
+def test_resamples_without_a_value_are_left_out():
+    """A category that few images have is missing in some resamples: 0/0."""
+    baseline, method = (
+        rows([1, 0, 1, *[0] * 20], [2, 2, 2, *[0] * 20]),
+        rows([2, 2, 2, *[0] * 20], [2, 2, 2, *[0] * 20]),
+    )
+
+    def share(totals):
+        with np.errstate(invalid="ignore"):
+            return mean(totals)
+
+    result = paired_bootstrap(baseline, method, share)
+    assert result.delta == pytest.approx(4 / 6)
+    assert 0 < result.low <= 4 / 6 <= result.high <= 1
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.2, 0.3])
