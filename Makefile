@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 SINKBENCH := $(BIN)/sinkbench
 export TOKENIZERS_PARALLELISM := false
 
-# Where the demo writes. The board in README.md: make demo DEMO_OUTPUT=results/demo
+# Where the demo writes.
 DEMO_OUTPUT ?= runs/demo
 # Three minutes on two cores. tiny-llava: yes/no and multiple choice on the first 40 to 75 images, longer answers on the
 # first 150. The two other families: yes/no on 40 images, captions on 80.
 DEMO = HF_HUB_OFFLINE=1 $(SINKBENCH) eval --method greedy,pai,var --output $(DEMO_OUTPUT)
 
-.PHONY: install demo test check docs format regress regress-baseline sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
+.PHONY: install demo pictures test check docs format regress regress-baseline sinks calibrations calibrations-debias reproduce-pruning pruning-boards clean
 
 install: $(VENV)/.installed
 
@@ -58,6 +58,16 @@ regress: install
 
 regress-baseline: install
 	$(REGRESS) --write $(REGRESS_BASELINE) --config configs/regress.yaml
+
+# The pictures of reports in README.md and docs/report.md, by a Chromium that is on this machine.
+PICTURES ?= docs
+LOOKED_AT = scenes_pope/4
+pictures: demo
+	$(SINKBENCH) inspect sample --model tiny-llava --task scenes_pope --id $(LOOKED_AT) --method var,gift --output runs/look
+	$(SINKBENCH) report $(DEMO_OUTPUT) --attention runs/look --output runs/report.html
+	$(BIN)/python tools/report_screenshots.py runs/report.html --output $(PICTURES)
+	$(BIN)/python tools/report_screenshots.py runs/report.html --output $(PICTURES) --name sample --views 1600 \
+	  --link '#task=scenes_pope&model=tiny-llava&id=$(LOOKED_AT)'
 
 # What docs/sinks.md shows. The two models with a real language model behind them are fetched once.
 SINKS ?= runs/sinks

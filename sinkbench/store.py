@@ -9,9 +9,10 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sinkbench.errors import SinkbenchError, UsageError
 from sinkbench.request import Request
@@ -122,11 +123,8 @@ class RunStore:
             UsageError: The run has not been prepared.
         """
         self._check_prepared()
-        for _, row in _lines(self.requests_file):
-            for image in row["images"]:
-                if not os.path.isabs(image["path"]):
-                    image["path"] = os.path.normpath(self.directory / image["path"])
-            yield Request.from_json(row)
+        for line in _numbered(self.requests_file):
+            yield _request(line.text, self.directory.parent) or _request_of(line.parsed(), self.directory)
 
     def _check_prepared(self) -> None:
         if not self.is_prepared:
@@ -238,18 +236,61 @@ def _checked_line(row: Row) -> str:
     return line
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with the byte at which it begins."""
+class _Line(NamedTuple):
+    """A line of a file of JSON lines."""
+
+    path: Path
+    number: int
+    place: int
+    text: bytes
+
+    def parsed(self) -> dict[str, Any]:
+        """Its object.
+
+        Raises:
+            UsageError: It is damaged.
+        """
+        try:
+            row: dict[str, Any] = json.loads(self.text)
+        except ValueError as error:
+            raise UsageError(
+                f"{self.path}, line {self.number} is damaged: {error}", "Remove that line, or start again with --fresh."
+            ) from error
+        return row
+
+
+def _numbered(path: Path) -> Iterator[_Line]:
     place = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield place, json.loads(line)
-            except ValueError as error:
-                raise UsageError(
-                    f"{path}, line {number} is damaged: {error}", "Remove that line, or start again with --fresh."
-                ) from error
-            place += len(line)
+        for number, text in enumerate(file, 1):
+            yield _Line(path, number, place, text)
+            place += len(text)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with the byte at which it begins."""
+    return ((line.place, line.parsed()) for line in _numbered(path))
+
+
+@lru_cache(maxsize=64)
+def _request(line: bytes, parent: Path) -> Request | None:
+    """The request of a line that reads alike in all runs of a folder; methods that are run together read it once.
+
+    None where it does not: it is damaged, or has an image in the run's own directory.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    own = (not os.path.isabs(image["path"]) and not image["path"].startswith("../") for image in row["images"])
+    return None if any(own) else _request_of(row, parent / "run")
+
+
+def _request_of(row: dict[str, Any], directory: Path) -> Request:
+    for image in row["images"]:
+        if not os.path.isabs(image["path"]):
+            image["path"] = os.path.normpath(directory / image["path"])
+    return Request.from_json(row)
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from weakref import WeakSet
 
 import pytest
@@ -192,3 +193,20 @@ def test_every_line_is_one_json_object(store):
     lines = store.samples_file.read_text().split("\n")
     assert lines.pop() == ""
     assert [json.loads(line)["id"] for line in lines] == ["t/0", "t/1"]
+
+
+def test_runs_of_one_folder_read_alike_but_for_images_of_their_own(tmp_path):
+    images = ("../images/a.png", "b.png", "/c.png")
+    request = Request("q", (Message("user", "<image>" * 3),), tuple(ImageRef(path) for path in images))
+    found = []
+    for folder in (tmp_path / "one" / "run", tmp_path / "one" / "other", tmp_path / "two" / "run"):
+        folder.mkdir(parents=True)
+        store = RunStore(folder)
+        store.write_requests([request, replace(request, images=request.images[::2])])
+        found.append([[image.path for image in read.images] for read in store.requests()])
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert found == [
+        [[f"{one}/images/a.png", f"{one}/run/b.png", "/c.png"], [f"{one}/images/a.png", "/c.png"]],
+        [[f"{one}/images/a.png", f"{one}/other/b.png", "/c.png"], [f"{one}/images/a.png", "/c.png"]],
+        [[f"{two}/images/a.png", f"{two}/run/b.png", "/c.png"], [f"{two}/images/a.png", "/c.png"]],
+    ]

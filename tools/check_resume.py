@@ -1,6 +1,6 @@
 """Kill a sweep with SIGKILL at random moments, go on, and compare with an undisturbed one.
 
-python tools/check_resume.py configs/papers/sweep.yaml --kills 3 --out results/checks/resume.json
+python tools/check_resume.py configs/sweep.yaml --kills 3 --out results/checks/resume.json
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How much faster is a sweep on several GPUs? One process and 1, 2, … Ray workers, one after the other on one machine.
 
-    python tools/measure_workers.py configs/papers/sweep.yaml --workers 0,1,2 --out results/bench/sweep-workers.json
+    python tools/measure_workers.py configs/sweep.yaml --workers 0,1,2 --out results/bench/sweep-workers.json
 
 0 stands for the local executor. `--prepared DIR` has runs whose questions are prepared, for machines without lm-eval
 (with `stage: answer` in the file). Seconds are those between the log's "begin" and "end": checks, questions, models and
