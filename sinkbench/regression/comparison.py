@@ -158,17 +158,19 @@ def _headline_p(metric: Mapping[str, Any] | None, pairs: Pairs, scheme: str, nam
     """The headline's p; None for a count or where there are no pairs.
 
     A bootstrap of few images would call a handful of flips certain: all its draws hold them. So its p counts only where
-    swapping answers at random gives one as small.
+    swapping answers at random gives one as small, which is all there is to go by with a single image.
     """
-    if metric is None or metric["test"] != "paired_bootstrap":
+    if metric is None or metric["test"] not in (None, "paired_bootstrap"):
         return metric["p"] if metric else None
     headline = SCHEMES[scheme].metric(name)
+    if headline.kind == "count":
+        return None
     tables = [
         np.array([[unit.counts.get(column, 0.0) for column in headline.columns] for unit in units])
         for units in (sorted_units(SCHEMES[scheme], side.values()) for side in (pairs.first, pairs.second))
     ]
     swapped = swap_test(tables[0], tables[1], lambda totals: headline.value(totals)[0], n_draws=n_draws)
-    return max(float(metric["p"]), swapped)
+    return max(metric["p"] or 0.0, swapped)
 
 
 def _unpaired_problems(pairs: Pairs, names: tuple[str, str]) -> list[str]:

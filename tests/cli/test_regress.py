@@ -122,16 +122,16 @@ def test_mistakes_are_named_with_what_to_type(sinkbench, base, runs, tmp_path):
 
 def test_the_real_thing_passes_and_fails_on_a_shipped_model(sinkbench, tmp_path):
     file, output = tmp_path / "tiny.json.gz", tmp_path / "runs"
-    settings = ("-m", "tiny-llava", "-M", "greedy,var", "-t", "scenes_pope", "-L", "90", "--device", "cpu")
+    settings = ("-m", "tiny-llava", "-M", "greedy,var", "-t", "scenes_pope", "-L", "162", "--device", "cpu")
     done = sinkbench("regress", "--write", file, *settings, "-o", output, "--allow-dirty")
     assert done.returncode == 0, done.stderr
     (cell, _) = read_baseline(file)
-    assert (cell.record["spec"]["limit"], len(cell.samples)) == (90, 90)
+    assert (cell.record["spec"]["limit"], len(cell.samples)) == (162, 162)
 
     done = sinkbench("regress", "--baseline", file, "-o", output)
     assert done.returncode == 0, done.stderr
     assert "All answers are identical." in done.stdout
-    assert "180/180 answered" in done.stderr, "it has run, and not found the baseline's own runs"
+    assert "324/324 answered" in done.stderr, "it has run, and not found the baseline's own runs"
 
     # The baseline of a VAR that named no object right: every answer turned round, in the text and in its judgement.
     packed = json.loads(gzip.decompress(file.read_bytes()))

@@ -109,8 +109,8 @@ def test_task_and_model_filter_board_and_plots(browser, report):
         assert view.locator("#score-panels figure").count() == 4
         view.get_by_label("Model").first.select_option("small")
         view.get_by_label("Task").first.select_option("other")
-        assert view.locator(".block:visible").count() == 1
-        assert set(texts(view, ".block:visible > .scroll tr:visible td.name")) == {"small"}
+        assert view.locator(".block[data-task]:visible").count() == 1
+        assert set(texts(view, ".block[data-task]:visible > .scroll tr:visible td.name")) == {"small"}
         assert texts(view, "#score-panels h3") == ["other · small random/accuracy ↑"]
         assert texts(view, "#cost-panels h3") == ["other · small random/accuracy ↑"]
 

@@ -109,16 +109,16 @@ def test_alpha_is_the_level(runs):
 @pytest.mark.parametrize(
     ("n", "delta", "verdict"), [(1, -1 / 57, "within"), (3, -1 / 19, "within"), (6, -1 / 9, "worse")]
 )
-def test_a_bootstrap_of_one_image_does_not_make_a_few_flips_certain(runs, n, delta, verdict):
+def test_where_all_samples_show_one_image_swaps_of_answers_decide(runs, n, delta, verdict):
     first, second = runs.make("a", {"greedy": set()}), runs.make("b", {"greedy": set(range(0, 2 * n, 2))})
     for folder in (directory(first), directory(second)):
         edit_record(folder, "task", headline="f1")
         edit_rows(folder, {f"fake/{number}": {"cluster": "0"} for number in range(N)})
     cell = only(compared(first, second))
-    # f1 is the mean over three splits, each with ten times yes. Every bootstrap sample is the one image, and only 2 of
-    # 2^n swaps are as uneven.
+    # f1 is the mean over three splits, each with ten times yes. A bootstrap over one image says nothing; only 2 of 2^n
+    # swaps are as uneven.
     assert cell["metrics"]["f1"]["delta"] == pytest.approx(delta)
-    assert cell["metrics"]["f1"]["p"] < 0.002
+    assert cell["metrics"]["f1"]["p"] is None
     assert cell["p"] == pytest.approx(2 / 2**n)
     assert cell["verdict"] == verdict
 
