@@ -31,6 +31,26 @@ def sinkbench(tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def here(tmp_path_factory, monkeypatch, capsys):
+    """The same in this process, which has loaded what takes seconds to load."""
+    from sinkbench.cli.app import app
+    from sinkbench.cli.failure import guarded
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+        monkeypatch.setattr("sys.argv", ["sinkbench", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = guarded(app)
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A random LLaVA of the real class."""

@@ -9,8 +9,8 @@ import yaml
 from sinkbench.schemas import validate
 
 
-def test_the_entry_of_the_shipped_preset_comes_out(sinkbench, tmp_path):
-    done = sinkbench("inspect", "sink-dims", "--model", "tiny-llava", "--output", tmp_path / "entry.yaml")
+def test_the_entry_of_the_shipped_preset_comes_out(here, tmp_path):
+    done = here("inspect", "sink-dims", "--model", "tiny-llava", "--output", tmp_path / "entry.yaml")
     assert done.returncode == 0, done.stderr
     entry = yaml.safe_load((tmp_path / "entry.yaml").read_text())["sink_dims"]
     assert entry["dims"] == [210]
@@ -18,21 +18,21 @@ def test_the_entry_of_the_shipped_preset_comes_out(sinkbench, tmp_path):
     assert "210" in done.stdout
 
 
-def test_a_model_without_sinks_says_so(sinkbench, model):
-    done = sinkbench("inspect", "sink-dims", "--model", model, "--tau", "7.9")
+def test_a_model_without_sinks_says_so(here, model):
+    done = here("inspect", "sink-dims", "--model", model, "--tau", "7.9")
     assert done.returncode == 0, done.stderr
     assert "no massive activations" in " ".join(done.stdout.split())
 
 
-def test_a_missing_prompt_file_is_named(sinkbench, tmp_path):
-    done = sinkbench("inspect", "sink-dims", "--model", "tiny-llava", "--prompts", tmp_path / "none.txt")
+def test_a_missing_prompt_file_is_named(here, tmp_path):
+    done = here("inspect", "sink-dims", "--model", "tiny-llava", "--prompts", tmp_path / "none.txt")
     assert done.returncode == 2
     assert "none.txt" in done.stderr.replace("\n", "").replace("│ ", "").replace(" │", "")
 
 
-def test_a_model_is_inspected_on_a_task_and_on_text(sinkbench, scenes, tmp_path):
+def test_a_model_is_inspected_on_a_task_and_on_text(here, scenes, tmp_path):
     out = tmp_path / "out"
-    done = sinkbench(
+    done = here(
         *(
             "inspect",
             "model",
@@ -69,9 +69,9 @@ def test_a_model_is_inspected_on_a_task_and_on_text(sinkbench, scenes, tmp_path)
     assert "heads with a sink" in done.stdout
 
 
-def test_a_sample_is_drawn_and_its_sinks_are_listed(sinkbench, scenes, tmp_path):
+def test_a_sample_is_drawn_and_its_sinks_are_listed(here, scenes, tmp_path):
     image = next((scenes / "images").iterdir())
-    done = sinkbench(
+    done = here(
         "inspect", "sample", "-m", "tiny-llava", "-i", image, "-q", "Is there a dog in the image?", "-o", tmp_path / "s"
     )
     assert done.returncode == 0, done.stderr
@@ -82,9 +82,9 @@ def test_a_sample_is_drawn_and_its_sinks_are_listed(sinkbench, scenes, tmp_path)
     assert all((tmp_path / "s" / name).is_file() for name in found["pictures"])
 
 
-def test_a_sample_is_shown_without_and_with_methods(sinkbench, scenes, tmp_path):
+def test_a_sample_is_shown_without_and_with_methods(here, scenes, tmp_path):
     out = tmp_path / "s"
-    done = sinkbench(
+    done = here(
         *("inspect", "sample", "-m", "tiny-llava", "-t", "scenes_pope", "--data-dir", scenes, "--id", "2"),
         *("-M", "var,fastv", "-M", "pai", "--set", "fastv.keep=0.25", "--set", "pai.first_token=always", "-o", out),
     )
@@ -102,9 +102,9 @@ def test_a_sample_is_shown_without_and_with_methods(sinkbench, scenes, tmp_path)
     assert all((out / name).stat().st_size > 2000 for name in [*shown["pictures"], shown["page"]])
 
 
-def test_without_methods_nothing_is_compared(sinkbench, scenes, tmp_path):
+def test_without_methods_nothing_is_compared(here, scenes, tmp_path):
     image = next((scenes / "images").iterdir())
-    done = sinkbench("inspect", "sample", "-m", "tiny-llava", "-i", image, "-o", tmp_path / "s")
+    done = here("inspect", "sample", "-m", "tiny-llava", "-i", image, "-o", tmp_path / "s")
     assert done.returncode == 0, done.stderr
     assert "before_after" not in json.loads((tmp_path / "s" / "sample.json").read_text())
     assert not {"views.json", "before_after.html"} & {path.name for path in (tmp_path / "s").iterdir()}
@@ -124,7 +124,7 @@ def test_without_methods_nothing_is_compared(sinkbench, scenes, tmp_path):
         (("sample", "-m", "tiny-lava", "-i", "none.png"), "tiny-llava"),
     ],
 )
-def test_what_cannot_be_inspected_says_what_to_type(sinkbench, arguments, hint):
-    done = sinkbench("inspect", *arguments)
+def test_what_cannot_be_inspected_says_what_to_type(here, arguments, hint):
+    done = here("inspect", *arguments)
     assert done.returncode == 2
     assert hint in " ".join(done.stderr.replace("│", " ").split())
