@@ -37,14 +37,17 @@ def here(tmp_path_factory, monkeypatch, capsys):
     from sinkbench.cli.app import app
     from sinkbench.cli.failure import guarded
 
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
-        monkeypatch.setattr("sys.argv", ["sinkbench", *map(str, arguments)])
+    def run(*arguments, env=None):
         capsys.readouterr()
-        try:
-            code = guarded(app)
-        except SystemExit as end:
-            code = end.code or 0
+        with monkeypatch.context() as now:
+            now.chdir(tmp_path_factory.mktemp("cwd"))
+            now.setattr("sys.argv", ["sinkbench", *map(str, arguments)])
+            for name, value in (env or {}).items():
+                now.setenv(name, str(value))
+            try:
+                code = guarded(app)
+            except SystemExit as end:
+                code = end.code or 0
         said = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, code, said.out, said.err)
 

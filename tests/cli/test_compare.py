@@ -26,9 +26,9 @@ def said(done):
     return " ".join((done.stdout + done.stderr).replace("│", " ").split())
 
 
-def test_two_runs_are_compared_metric_by_metric_and_flips_are_listed(sinkbench, made, tmp_path):
+def test_two_runs_are_compared_metric_by_metric_and_flips_are_listed(here, made, tmp_path):
     places = directory(made["base"]), directory(made["worse"])
-    done = sinkbench("compare", *places, "--flips", 2, "--json", tmp_path / "out.json")
+    done = here("compare", *places, "--flips", 2, "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     assert "worse, random/accuracy p 0.031 (Holm). 60 pairs; flipped: 0 better in B ▲, 6 worse ▼" in said(done)
     assert "-0.300" in done.stdout
@@ -40,8 +40,8 @@ def test_two_runs_are_compared_metric_by_metric_and_flips_are_listed(sinkbench, 
     assert len(comparison["cells"][0]["flips"]) == 6
 
 
-def test_what_differs_between_two_runs_is_said(sinkbench, made):
-    done = sinkbench("compare", directory(made["base"]), directory(made["var"], "var"))
+def test_what_differs_between_two_runs_is_said(here, made):
+    done = here("compare", directory(made["base"]), directory(made["var"], "var"))
     assert done.returncode == 0, done.stderr
     assert "method.name: greedy → var" in done.stdout
 
@@ -57,20 +57,20 @@ def test_what_differs_between_two_runs_is_said(sinkbench, made):
         (("base", "two"), "different", 0),
     ],
 )
-def test_the_exit_code_is_4_where_it_is_asked_for(sinkbench, made, pair, what, code):
-    done = sinkbench("compare", *(made[name] for name in pair), "--fail-if", what)
+def test_the_exit_code_is_4_where_it_is_asked_for(here, made, pair, what, code):
+    done = here("compare", *(made[name] for name in pair), "--fail-if", what)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_folders_show_a_line_a_run_and_all_metrics_on_demand(sinkbench, made):
-    done = sinkbench("compare", made["two"], made["two"])
+def test_folders_show_a_line_a_run_and_all_metrics_on_demand(here, made):
+    done = here("compare", made["two"], made["two"])
     assert done.stdout.count("identical") == 2
     assert "yes_ratio" not in done.stdout
-    assert sinkbench("compare", made["two"], made["two"], "--metrics").stdout.count("yes_ratio") == 2
+    assert here("compare", made["two"], made["two"], "--metrics").stdout.count("yes_ratio") == 2
 
 
-def test_mistakes_are_named_with_what_to_type(sinkbench, made, tmp_path):
+def test_mistakes_are_named_with_what_to_type(here, made, tmp_path):
     folder = made["base"]
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -84,7 +84,7 @@ def test_mistakes_are_named_with_what_to_type(sinkbench, made, tmp_path):
         ((folder, folder, "--max-flips", "5"), ("is no share", "0.05 is 5 %")),
         ((folder, folder, "--alpha", "0"), ("is no level",)),
     ):
-        done = sinkbench("compare", *arguments)
+        done = here("compare", *arguments)
         for word in words:
             assert word in said(done)
         assert done.returncode == 2, said(done)

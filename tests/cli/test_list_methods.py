@@ -92,10 +92,10 @@ def test_values_are_shown_as_one_types_them(value, typed):
     assert as_typed(value) == typed
 
 
-def test_json_holds_all_methods_or_the_one(sinkbench):
-    everything = json.loads(sinkbench("list", "methods", "--json").stdout)
+def test_json_holds_all_methods_or_the_one(here):
+    everything = json.loads(here("list", "methods", "--json").stdout)
     assert [method["name"] for method in everything] == [method.name for method in in_order(method_names())]
-    one = json.loads(sinkbench("list", "methods", "var", "--json").stdout)
+    one = json.loads(here("list", "methods", "var", "--json").stdout)
     assert one == next(method for method in everything if method["name"] == "var")
     assert one["paper"]["arxiv"] == "2503.03321"
     assert one["edits"] == ["suffix", "decode"]
@@ -108,7 +108,7 @@ def test_json_holds_all_methods_or_the_one(sinkbench):
     assert one["profiles"][1]["name"] == "paper"
 
 
-def test_a_misspelt_method_is_a_usage_error(sinkbench):
-    done = sinkbench("list", "methods", "vra")
+def test_a_misspelt_method_is_a_usage_error(here):
+    done = here("list", "methods", "vra")
     assert done.returncode == 2
     assert "unknown method 'vra'" in done.stderr

@@ -29,12 +29,12 @@ def base(sinkbench, runs):
 
 
 @pytest.fixture
-def check(sinkbench, runs, base, tmp_path):
+def check(here, runs, base, tmp_path):
     """Check runs with these wrong answers against the baseline."""
 
     def against(wrong, *options, words="", env=None):
         folder = runs.make(tmp_path.name, wrong, words=words)
-        return sinkbench("regress", "--baseline", base, "--runs", folder, *options, env=env)
+        return here("regress", "--baseline", base, "--runs", folder, *options, env=env)
 
     return against
 
@@ -99,7 +99,7 @@ def test_a_missing_run_fails(check):
     assert "tiny × var × fake: missing (no such run)" in said(done)
 
 
-def test_mistakes_are_named_with_what_to_type(sinkbench, base, runs, tmp_path):
+def test_mistakes_are_named_with_what_to_type(here, base, runs, tmp_path):
     damaged = tmp_path / "damaged.json.gz"
     damaged.write_bytes(base.read_bytes()[:300])
     for arguments, code, words in (
@@ -113,22 +113,22 @@ def test_mistakes_are_named_with_what_to_type(sinkbench, base, runs, tmp_path):
         (("--write", tmp_path / "x.json", "--allow-dirty", "-m", "tiny-lava", "-t", "scenes_pope"), 2, ("tiny-llava",)),
         (("--write", tmp_path / "x.json", "--runs", runs.folder / "base", "-L", "9"), 2, ("--limit",)),
     ):
-        done = sinkbench("regress", *arguments)
+        done = here("regress", *arguments)
         assert done.returncode == code, said(done)
         for word in words:
             assert word in said(done)
         assert "Traceback" not in done.stderr
 
 
-def test_the_real_thing_passes_and_fails_on_a_shipped_model(sinkbench, tmp_path):
+def test_the_real_thing_passes_and_fails_on_a_shipped_model(here, tmp_path):
     file, output = tmp_path / "tiny.json.gz", tmp_path / "runs"
     settings = ("-m", "tiny-llava", "-M", "greedy,var", "-t", "scenes_pope", "-L", "162", "--device", "cpu")
-    done = sinkbench("regress", "--write", file, *settings, "-o", output, "--allow-dirty")
+    done = here("regress", "--write", file, *settings, "-o", output, "--allow-dirty")
     assert done.returncode == 0, done.stderr
     (cell, _) = read_baseline(file)
     assert (cell.record["spec"]["limit"], len(cell.samples)) == (162, 162)
 
-    done = sinkbench("regress", "--baseline", file, "-o", output)
+    done = here("regress", "--baseline", file, "-o", output)
     assert done.returncode == 0, done.stderr
     assert "All answers are identical." in done.stdout
     assert "324/324 answered" in done.stderr, "it has run, and not found the baseline's own runs"
@@ -138,7 +138,7 @@ def test_the_real_thing_passes_and_fails_on_a_shipped_model(sinkbench, tmp_path)
     run = next(run for run in packed["runs"] if run["method"]["name"] == "var")
     _turn_round(run)
     file.write_bytes(gzip.compress(json.dumps(packed).encode()))
-    done = sinkbench("regress", "--baseline", file, "-o", output, "--flips", 1)
+    done = here("regress", "--baseline", file, "-o", output, "--flips", 1)
     assert done.returncode == 4, done.stderr
     assert "tiny-llava × var × scenes_pope: f1" in said(done)
     assert "an improvement" in said(done)

@@ -22,9 +22,9 @@ def said(done):
     return " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_answers_are_scored(sinkbench, pope, answers, tmp_path):
+def test_answers_are_scored(here, pope, answers, tmp_path):
     output = tmp_path / "runs"
-    done = sinkbench("score", "pope", answers, "--data-dir", pope, "-o", output, "--model-name", "llava", "--set",
+    done = here("score", "pope", answers, "--data-dir", pope, "-o", output, "--model-name", "llava", "--set",
                      "pope.parser=vcd")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "llava × imported × pope" in done.stdout
@@ -36,18 +36,18 @@ def test_answers_are_scored(sinkbench, pope, answers, tmp_path):
     assert record["spec"]["params"] == {"pope.parser": "vcd"}
 
 
-def test_columns_can_be_named_and_gaps_allowed(sinkbench, pope, tmp_path):
+def test_columns_can_be_named_and_gaps_allowed(here, pope, tmp_path):
     rows = [{"picture": row["image"], "asked": row["text"], "said": row["label"]} for row in pope_questions("random")]
     file = write_lines(tmp_path / "a.jsonl", rows[1:])
     command = ("score", "pope", file, "--data-dir", pope, "-o", tmp_path / "runs", "--answer", "said")
-    done = sinkbench(*command)
+    done = here(*command)
     assert done.returncode == 2
     assert "--image COLUMN" in said(done)
     command += ("--image", "picture", "--text", "asked")
-    done = sinkbench(*command)
+    done = here(*command)
     assert done.returncode == 2
     assert "1 questions without an answer: pope/random-1" in said(done)
-    done = sinkbench(*command, "--partial")
+    done = here(*command, "--partial")
     assert done.returncode == 0, done.stderr
     assert "1 questions without an answer" in said(done)
     assert "incomplete, 3 of 4 answered" in done.stdout
@@ -62,20 +62,20 @@ def test_columns_can_be_named_and_gaps_allowed(sinkbench, pope, tmp_path):
         (["pope", "none.jsonl", "--only", "random"], ["--only 'random'", "--only category=random"]),
     ],
 )
-def test_usage_errors(sinkbench, arguments, words):
-    done = sinkbench("score", *arguments)
+def test_usage_errors(here, arguments, words):
+    done = here("score", *arguments)
     assert done.returncode == 2
     for word in words:
         assert word in said(done)
 
 
-def test_imported_runs_stand_beside_measured_ones(sinkbench, scenes, tmp_path):
+def test_imported_runs_stand_beside_measured_ones(here, scenes, tmp_path):
     """Answers of a run of tiny-llava come back from its own samples, with the same metrics."""
     output = tmp_path / "runs"
-    done = sinkbench("eval", "-m", "tiny-llava", "-t", "scenes_pope", "--data-dir", scenes, "-L", "9", "-o", output)
+    done = here("eval", "-m", "tiny-llava", "-t", "scenes_pope", "--data-dir", scenes, "-L", "9", "-o", output)
     assert done.returncode == 0, done.stderr
     (measured,) = output.glob("*/run.json")
-    done = sinkbench("score", "scenes_pope", measured.parent / "samples.jsonl", "--data-dir", scenes, "-o", output,
+    done = here("score", "scenes_pope", measured.parent / "samples.jsonl", "--data-dir", scenes, "-o", output,
                      "--model-name", "mine", "--method-name", "theirs", "--only", "cluster=000001.jpg")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (imported,) = output.glob("mine__theirs__*/run.json")
@@ -86,7 +86,7 @@ def test_imported_runs_stand_beside_measured_ones(sinkbench, scenes, tmp_path):
     rows = [[{key: row[key] for key in kept} for row in read_rows(file.with_name("samples.jsonl"))]
             for file in (measured, imported)]  # fmt: skip
     assert rows[0] == rows[1]
-    done = sinkbench("leaderboard", output, "--json", tmp_path / "b.json", "--markdown", tmp_path / "b.md")
+    done = here("leaderboard", output, "--json", tmp_path / "b.json", "--markdown", tmp_path / "b.md")
     assert done.returncode == 0, done.stderr
     marks = {row["method"]: row.get("imported") for row in json.loads((tmp_path / "b.json").read_text())["rows"]}
     assert marks == {"greedy": None, "theirs": True}
