@@ -1,10 +1,11 @@
 """How much faster is a sweep on several GPUs? One process and 1, 2, … Ray workers, one after the other on one machine.
 
-    python tools/measure_workers.py configs/sweep.yaml --workers 0,1,2 --out results/bench/sweep-workers.json
+    python tools/measure_workers.py configs/sweep.yaml --workers 0,1,2 --out results/checks/sweep-workers.json
 
 0 stands for the local executor. `--prepared DIR` has runs whose questions are prepared, for machines without lm-eval
 (with `stage: answer` in the file). Seconds are those between the log's "begin" and "end": checks, questions, models and
-answers, without the start of Python and Ray, which `wall_s` has too. Samples are compared line by line.
+answers, without the start of Python and Ray, which `wall_s` has too; `steady_per_s` is the rate of the middle half of
+the answers, without what each worker does first (weights, kernels, graphs). Samples are compared line by line.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -43,14 +45,33 @@ def measure(config: Path, folder: Path, workers: int, prepared: Path | None) -> 
     events = list(SweepLog(folder).events())
     times = {event["event"]: datetime.fromisoformat(event["at"]) for event in events}
     seconds = (times["end"] - times["begin"]).total_seconds()
-    answers = sum(len(event["ids"]) for event in events if event["event"] == "stored")
+    stored = [(datetime.fromisoformat(e["at"]), len(e["ids"])) for e in events if e["event"] == "stored"]
+    answers = sum(n for _, n in stored)
     return {
         "workers": workers,
         "seconds": round(seconds, 2),
         "wall_s": round(wall, 2),
         "answers": answers,
         "answers_per_s": round(answers / seconds, 1),
+        "steady_per_s": round(steady_rate(stored), 1),
     }
+
+
+def steady_rate(stored: Sequence[tuple[datetime, int]]) -> float:
+    """Answers a second of the middle half; NaN where there are too few to tell.
+
+    Args:
+        stored: When how many answers were stored, in order.
+    """
+    total, so_far = sum(n for _, n in stored), 0
+    middle: list[tuple[datetime, int]] = []
+    for moment, n in stored:
+        if total / 4 <= so_far <= 3 * total / 4:
+            middle.append((moment, so_far))
+        so_far += n
+    if len(middle) < 2 or middle[-1][0] == middle[0][0]:
+        return float("nan")
+    return (middle[-1][1] - middle[0][1]) / (middle[-1][0] - middle[0][0]).total_seconds()
 
 
 def samples(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -89,6 +110,8 @@ def main() -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 shutil.rmtree(output)
+    import torch  # The environment tells of GPUs once torch is there.
+
     best = {count: min(row["seconds"] for row in rows if row["workers"] == count) for count in counts}
     document = {
         "command": f"python tools/measure_workers.py {' '.join(sys.argv[1:])}",
@@ -97,6 +120,7 @@ def main() -> None:
         "times_faster_than_one_worker": {
             str(count): round(best[1] / seconds, 3) for count, seconds in best.items() if 1 in best
         },
+        "torch": torch.__version__,
         "env": environment(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The tool that measures sweeps on several workers."""
 
 import importlib.util
+import math
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,15 @@ def test_a_sweep_is_timed_by_its_log_and_its_samples_are_read(tool, tmp_path):
     assert row["answers_per_s"] == pytest.approx(36 / row["seconds"], rel=0.02)
     made = tool.samples(tmp_path / "runs")
     assert [len(lines) for lines in made.values()] == [18, 18]
+
+
+def test_the_steady_rate_is_that_of_the_middle_half(tool):
+    # Ten answers at once every second, but for a slow start and end.
+    times = [0, 30, 31, 32, 33, 34, 35, 80]
+    stored = [(datetime.fromtimestamp(second), 10) for second in times]
+    # Stored after 20 to 60 of 80 answers: seconds 31 to 35.
+    assert tool.steady_rate(stored) == 10.0
+    assert math.isnan(tool.steady_rate(stored[:1]))
 
 
 def test_samples_that_differ_or_are_missing_are_counted(tool):
