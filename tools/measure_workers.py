@@ -109,13 +109,20 @@ def main() -> None:
                 row["samples_unlike_first"] = n_different(reference, made)
                 rows.append(row)
                 print(json.dumps(row), flush=True)
+                write(arguments.out, arguments.config, rows)
                 shutil.rmtree(output)
+
+
+def write(path: Path, config: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what is known so far; a limit on the time must not lose it."""
     import torch  # The environment tells of GPUs once torch is there.
 
-    best = {count: min(row["seconds"] for row in rows if row["workers"] == count) for count in counts}
+    best: dict[int, float] = {}
+    for row in rows:
+        best[row["workers"]] = min(row["seconds"], best.get(row["workers"], row["seconds"]))
     document = {
         "command": f"python tools/measure_workers.py {' '.join(sys.argv[1:])}",
-        "config": arguments.config.read_text("utf-8"),
+        "config": config.read_text("utf-8"),
         "rows": rows,
         "times_faster_than_one_worker": {
             str(count): round(best[1] / seconds, 3) for count, seconds in best.items() if 1 in best
@@ -123,8 +130,8 @@ def main() -> None:
         "torch": torch.__version__,
         "env": environment(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The tool that measures sweeps on several workers."""
 
 import importlib.util
+import json
 import math
 from datetime import datetime
 from pathlib import Path
@@ -43,3 +44,14 @@ def test_samples_that_differ_or_are_missing_are_counted(tool):
     other = {"a": {"1": b"x", "2": b"z"}}
     assert tool.n_different(one, one) == 0
     assert tool.n_different(one, other) == 2
+
+
+def test_what_is_known_is_written_after_every_sweep(tool, tmp_path):
+    config, out = tmp_path / "sweep.yaml", tmp_path / "out" / "workers.json"
+    config.write_text("{model: tiny-llava}")
+    rows = [{"workers": 1, "seconds": 8.0}, {"workers": 2, "seconds": 5.0}, {"workers": 2, "seconds": 4.0}]
+    for n in (1, 2, 3):
+        tool.write(out, config, rows[:n])
+        written = json.loads(out.read_text())
+        assert (written["rows"], written["config"]) == (rows[:n], "{model: tiny-llava}")
+    assert written["times_faster_than_one_worker"] == {"1": 1.0, "2": 2.0}
