@@ -23,8 +23,6 @@ ATTEMPTS = 3
 _RESTART_S = 120.0
 """How long a worker may take to come back."""
 
-_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
-
 
 class WorkerLostError(SinkbenchError):
     """A shard's worker died every time."""
@@ -174,8 +172,8 @@ def _started(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise UsageError("--executor ray needs Ray", "Install it: pip install 'sinkbench[ray]'.") from error
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    # As Ray will have it; it warns of the change otherwise.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -1,23 +1,10 @@
 """A sweep that is killed three times: nothing is lost, and nothing is computed twice."""
 
-import importlib.util
-from pathlib import Path
-
-import pytest
+import check_resume
 import yaml
 
-TOOL = Path(__file__).parents[2] / "tools" / "check_resume.py"
 
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("check_resume", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_sweep_killed_three_times_ends_with_the_board_of_an_undisturbed_one(tool, tmp_path, monkeypatch):
+def test_a_sweep_killed_three_times_ends_with_the_board_of_an_undisturbed_one(tmp_path, monkeypatch):
     config = tmp_path / "sweep.yaml"
     settings = {
         "model": "tiny-llava",
@@ -27,7 +14,7 @@ def test_a_sweep_killed_three_times_ends_with_the_board_of_an_undisturbed_one(to
         "device": "cpu",
     }
     config.write_text(yaml.safe_dump(settings))
-    found = tool.check(config, tmp_path, kills=3, seed=1)
+    found = check_resume.check(config, tmp_path, kills=3, seed=1)
     assert found["cells"] == 6
     assert found["samples"] == 3 * (144 + 4)
     assert found["stored_twice"] == []
@@ -38,10 +25,10 @@ def test_a_sweep_killed_three_times_ends_with_the_board_of_an_undisturbed_one(to
     assert found["samples"] - 3 * 54 <= found["stored_by_log"] <= found["samples"]
 
 
-def test_what_is_stored_twice_is_noticed(tool, tmp_path):
+def test_what_is_stored_twice_is_noticed(tmp_path):
     from sinkbench.sweep.log import SweepLog
 
     log = SweepLog(tmp_path)
     for ids in (["a", "b"], ["b"]):
         log.write("stored", run="one", ids=ids)
-    assert tool.stored(tmp_path) == {("one", "a"): 1, ("one", "b"): 2}
+    assert check_resume.stored(tmp_path) == {("one", "a"): 1, ("one", "b"): 2}
