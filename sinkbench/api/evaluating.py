@@ -20,7 +20,7 @@ class Metric:
     Attributes:
         name: For example "f1".
         value: None where it is undefined (nothing to divide by).
-        ci95: Its 95 % interval, by a bootstrap over images; None where there is none.
+        ci95: Its 95 % interval (docs/statistics.md says which); None where there is none.
         n: Samples, or groups of samples that are judged together.
         direction: Whether "higher" or "lower" is better; "neutral" for what is neither.
     """
