@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sinkbench.cli.console import message_console, output_console
 from sinkbench.cli.progress import LOG_INTERVAL
@@ -32,7 +33,7 @@ class SweepTable(Watch):
         self._groups: list[_Group] = []
         self._failed: list[Cell] = []
         self._start = self._last_line = time.monotonic()
-        self._live = Live(console=self._console, get_renderable=self.table, refresh_per_second=2, transient=True)
+        self._live = Live(console=self._console, get_renderable=self.view, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -68,6 +69,11 @@ class SweepTable(Watch):
                 self._failed.append(cell)
                 self.say(f"{cell.status}: {cell.title}: {cell.error}")
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the live table is shown."""
+        return self._console.is_terminal
+
     def say(self, text: str) -> None:
         """A line above the table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -91,10 +97,14 @@ class SweepTable(Watch):
             eta = f", about {_duration(left / rate)} left" if left and answers else ""
             return f"{line}; {rate:.1f} answers/s{eta}"
 
+    def view(self) -> Group:
+        """The live table, and where the sweep stands."""
+        return Group(self.table(), Text(self.summary()))
+
     def table(self) -> Table:
-        """The live table."""
+        """A row for each group: those that run first, then those that wait."""
         with self._lock:
-            table = Table(box=SIMPLE_HEAD, caption=self.summary(), caption_justify="left")
+            table = Table(box=SIMPLE_HEAD)
             for title in ("model", "task"):
                 table.add_column(title)
             for title in ("methods", "answered", "failed", "ans/s"):
@@ -127,6 +137,7 @@ class _Group(Reporter):
         self.total = self.done = self.failed = self.answered_now = 0
         self._table = table
         self._start = time.monotonic()
+        self._end: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -136,7 +147,7 @@ class _Group(Reporter):
     def answering(self, total: int, done: int) -> None:
         """See `Reporter`."""
         self.total, self.done, self.failed, self.answered_now = total, done, 0, 0
-        self._start = time.monotonic()
+        self._start, self._end = time.monotonic(), None
 
     def answered(self, n: int, failed: int) -> None:
         """See `Reporter`."""
@@ -147,7 +158,8 @@ class _Group(Reporter):
 
     def finished(self) -> None:
         """See `Reporter`."""
-        if not self._table._console.is_terminal:
+        self._end = time.monotonic()
+        if not self._table.is_terminal:
             model, task = self.specs[0].model, self.specs[0].task
             self._table.say(f"{model} × {task}: {self.done}/{self.total} answered, {self._rate():.1f}/s")
 
@@ -160,7 +172,7 @@ class _Group(Reporter):
         return self.specs[0].model, self.specs[0].task, methods, answered, str(failed or ""), rate
 
     def _rate(self) -> float:
-        return self.answered_now / max(time.monotonic() - self._start, 1e-9)
+        return self.answered_now / max((self._end or time.monotonic()) - self._start, 1e-9)
 
 
 def show_cells(cells: Sequence[Cell], output: Path, console: Console | None = None) -> None:
