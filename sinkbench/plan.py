@@ -81,8 +81,15 @@ def sweeps(plans: Iterable[Plan]) -> list[list[Plan]]:
     return list(groups.values())
 
 
-def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
+def check(
+    specs: Sequence[RunSpec], backend: Backend, identities: dict[str, dict[str, Any]] | None = None
+) -> list[Plan]:
     """Check all runs, the cheap things first, so that a typing error in the last one costs no time.
+
+    Args:
+        specs: The runs.
+        backend: Knows names, data and models.
+        identities: Of models by path, as far as they are known; others are added, for the next call.
 
     Raises:
         UsageError: Something is wrong.
@@ -97,7 +104,10 @@ def check(specs: Sequence[RunSpec], backend: Backend) -> list[Plan]:
         if spec.stage in ("all", "answer") or preset.is_local:
             inputs.append(partial(backend.check_model, preset))
     _check_all(inputs)
-    identities = {path: model_identity(preset) for path, preset in {p.path: p for p in presets}.items()}
+    identities = {} if identities is None else identities
+    for preset in presets:
+        if preset.path not in identities:
+            identities[preset.path] = model_identity(preset)
     plans = []
     for spec, preset in zip(specs, presets, strict=True):
         calibrations = backend.calibrations(spec, preset, identities[preset.path])

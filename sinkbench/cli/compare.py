@@ -108,13 +108,9 @@ def write_json(path: Path, document: object) -> None:
     """
     import json
 
-    from sinkbench.errors import UsageError
+    from sinkbench.leaderboard.files import write_text
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", "Choose another file.") from error
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     typer.echo(f"written: {path}")
 
 

@@ -1,11 +1,7 @@
 """`sinkbench eval`: run models with methods on tasks."""
 
-import signal
-
-import typer
-
 from sinkbench.cli import options
-from sinkbench.cli.failure import INTERRUPTED, show_error
+from sinkbench.cli.failure import resumable
 
 
 def evaluate(
@@ -49,22 +45,16 @@ def evaluate(
         "seed": seed,
         "dtype": dtype,
         "device": device,
-        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "batch_size": batch_size,
         "share_prefix": False if no_share else None,
         "stage": stage,
         "output": output,
         "data_dir": data_dir,
     }
     quiet_libraries()
-    # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     specs = expand(merged(config, flags, assignments or [], max_new_tokens, scale))
-    try:
-        with ConsoleReporter() as reporter:
-            outcomes = runner.run(specs, reporter=reporter, fresh=fresh)
-    except KeyboardInterrupt:
-        show_error("interrupted; finished samples are kept", "The same command goes on from here.", title="Interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+    with resumable(), ConsoleReporter() as reporter:
+        outcomes = runner.run(specs, reporter=reporter, fresh=fresh)
     show_outcomes(outcomes)
     failed = [outcome for outcome in outcomes if outcome.n_failed]
     if failed:

@@ -1,7 +1,9 @@
 """What a user sees when something goes wrong: one panel on stderr, no traceback, the right exit code."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sinkbench.errors import SinkbenchError
@@ -30,6 +32,23 @@ def guarded(command: Callable[[], Any]) -> int:
         )
         return 1
     return 0
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let Ctrl-C, and SIGTERM of a cluster's scheduler, end work that keeps its state; say how it goes on.
+
+    Raises:
+        typer.Exit: With 130, after either.
+    """
+    import typer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        show_error("interrupted; finished samples are kept", "The same command goes on from here.", title="Interrupted")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def show_error(message: str, hint: str = "", title: str = "Error") -> None:

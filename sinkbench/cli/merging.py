@@ -20,6 +20,8 @@ def merged(
     Parameters and generation settings are merged key by key.
     """
     given = {key: value for key, value in flags.items() if value not in (None, [])}
+    if str(size := given.get("batch_size")).isdigit():
+        given["batch_size"] = int(str(size))
     settings = with_flags(at_scale(read_config(config) if config else {}, scale), given)
     if assignments:
         settings["params"] = {**(settings.get("params") or {}), **parse_assignments(assignments)}

@@ -1,18 +1,15 @@
 """`sinkbench regress`: run what a baseline names, and fail if a score moved beyond what pairing allows."""
 
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sinkbench.cli import options
 from sinkbench.cli.compare import FLIPS, Alpha, Flips, JsonFile, MaxFlips, check_shares, summary, write_json
-from sinkbench.cli.failure import INTERRUPTED, show_error
+from sinkbench.cli.failure import resumable
 
 if TYPE_CHECKING:
-    from sinkbench.cli.progress import ConsoleReporter
     from sinkbench.regression.pairing import Pairing
 
 OUTPUT = Path("runs/regress")
@@ -21,8 +18,6 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 CHECK = "Check against a baseline"
 WRITE = "Write a baseline"
-
-Done = TypeVar("Done")
 
 
 def regress(
@@ -87,7 +82,7 @@ def regress(
     given = {
         **{"model": model, "method": method, "task": task, "limit": limit, "seed": seed, "dtype": dtype},
         **{"device": device, "data_dir": data_dir},
-        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "batch_size": batch_size,
     }
     if write is not None:
         _write(write, runs, config, given, assignments or [], max_new_tokens, output, fresh, allow_dirty)
@@ -112,6 +107,7 @@ def _write(
 ) -> None:
     from sinkbench import runner
     from sinkbench.cli.merging import merged
+    from sinkbench.cli.progress import ConsoleReporter
     from sinkbench.environment import git_state
     from sinkbench.regression.baseline import check_clean, write_baseline
     from sinkbench.regression.cell import read_side, side_of_runs
@@ -129,7 +125,8 @@ def _write(
         # Not where a check looks: it would find these runs finished, and compare them with themselves.
         folder = folder.with_name(f"{folder.name}-baseline")
         specs = expand({**settings, "output": folder})
-        outcomes = _interruptible(lambda reporter: runner.run(specs, reporter=reporter, fresh=fresh or forget))
+        with resumable(), ConsoleReporter() as reporter:
+            outcomes = runner.run(specs, reporter=reporter, fresh=fresh or forget)
         side = side_of_runs(str(folder), [(outcome.directory, outcome.record) for outcome in outcomes])
     size = write_baseline(write, side, allow_dirty=allow_dirty)
     n_samples = sum(len(cell.samples) for cell in side.cells)
@@ -141,6 +138,7 @@ def _runs_for(
     baseline: Path, runs: Path | None, output: Path, data_dir: Path | None, fresh: bool
 ) -> tuple["Pairing", dict[str, str], Path]:
     """The baseline's runs with those to compare, why others are missing, and where the runs lie."""
+    from sinkbench.cli.progress import ConsoleReporter
     from sinkbench.regression.baseline import read_baseline
     from sinkbench.regression.cell import read_side
     from sinkbench.regression.pairing import pair
@@ -158,9 +156,8 @@ def _runs_for(
         }
         return pairing, missing, runs
     folder, forget = place(output)
-    pairing, reasons = _interruptible(
-        lambda reporter: rerun(cells, folder, data_dir=data_dir, fresh=fresh or forget, reporter=reporter)
-    )
+    with resumable(), ConsoleReporter() as reporter:
+        pairing, reasons = rerun(cells, folder, data_dir=data_dir, fresh=fresh or forget, reporter=reporter)
     return pairing, reasons, folder
 
 
@@ -224,17 +221,3 @@ def _refuse_settings(given: dict[str, Any], **others: Any) -> None:
             f"{options}: the baseline, or --runs, already says what runs",
             "Leave it out; with --write FILE, and without --runs, such options say what the new baseline holds.",
         )
-
-
-def _interruptible(work: Callable[["ConsoleReporter"], Done]) -> Done:
-    """Do work that saves its state when it is interrupted, with its progress on the console."""
-    from sinkbench.cli.progress import ConsoleReporter
-
-    # As in `sinkbench eval`: what ends a job saves its state like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with ConsoleReporter() as reporter:
-            return work(reporter)
-    except KeyboardInterrupt:
-        show_error("interrupted; finished samples are kept", "The same command goes on from here.", title="Interrupted")
-        raise typer.Exit(INTERRUPTED) from None

@@ -1,6 +1,5 @@
 """`sinkbench sweep`: many runs from one file."""
 
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sinkbench.cli import options
-from sinkbench.cli.failure import INTERRUPTED, show_error
+from sinkbench.cli.failure import resumable
 
 if TYPE_CHECKING:
     from sinkbench.sweep.run import Cell
@@ -72,6 +71,7 @@ def sweep(
     from sinkbench.cli.sweep_table import SweepTable, show_cells
     from sinkbench.errors import IncompleteError, UsageError, unknown_name
     from sinkbench.sweep.config import cells
+    from sinkbench.sweep.run import sweep as run_cells
 
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS)
@@ -85,28 +85,20 @@ def sweep(
         "seed": seed,
         "dtype": dtype,
         "device": device,
-        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "batch_size": batch_size,
         "output": output,
         "data_dir": data_dir,
     }
     quiet_libraries()
-    # A cluster's scheduler ends jobs with SIGTERM: save the state as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     specs = cells(merged(config, flags, assignments or [], max_new_tokens, scale))
-    try:
-        with ExitStack() as stack:
-            from sinkbench.sweep.run import sweep as run_cells
+    with resumable(), ExitStack() as stack:
+        pool = None
+        if executor == "ray":
+            from sinkbench.sweep.ray_workers import ray_workers
 
-            pool = None
-            if executor == "ray":
-                from sinkbench.sweep.ray_workers import ray_workers
-
-                pool = stack.enter_context(ray_workers(workers, address))
-            table = stack.enter_context(SweepTable())
-            done = run_cells(specs, workers=pool, watch=table, fresh=fresh)
-    except KeyboardInterrupt:
-        show_error("interrupted; finished samples are kept", "The same command goes on from here.", title="Interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+            pool = stack.enter_context(ray_workers(workers, address))
+        table = stack.enter_context(SweepTable())
+        done = run_cells(specs, workers=pool, watch=table, fresh=fresh)
     show_cells(done, specs[0].output)
     lacking = [cell for cell in done if cell.status in ("failed", "incomplete")]
     if lacking:

@@ -2,16 +2,19 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from sinkbench.leaderboard.compare import Pairs, pair
+from sinkbench.leaderboard.compare import Pairs, Samples, pair
 from sinkbench.leaderboard.runs import Run
 from sinkbench.leaderboard.stats import Paired, holm, paired_summary, resample_totals
 
 Row = Mapping[str, Any]
+Baseline = Callable[[str], Samples]
+"""From a task to the baseline's samples."""
 
 _DIRECTIONS = ("higher", "lower")
 
@@ -55,11 +58,17 @@ def _average(
     reference = next((found for (method, _), found in complete.items() if method == baseline), None)
     if reference is None:
         return None
+
+    @cache
+    def ours(task: str) -> Samples:
+        """The baseline's samples, read once for all methods."""
+        return runs[reference[task]["run_id"]].samples()
+
     entry: dict[str, Any] = {
         "model": model,
         "direction": direction,
         "metrics": {task: row["headline"] for task, row in reference.items()},
-        "rows": [_row(found, reference, runs) for found in complete.values()],
+        "rows": [_row(found, None if found is reference else ours, runs) for found in complete.values()],
         "left_out": [
             {"method": method, "params": json.loads(params), "missing": sorted(conditions.keys() - found.keys())}
             for (method, params), found in by_method.items()
@@ -82,7 +91,7 @@ def _conditions(rows: Sequence[Row], baseline: str) -> dict[str, str]:
     return chosen
 
 
-def _row(found: Mapping[str, Row], reference: Mapping[str, Row], runs: Mapping[str, Run]) -> dict[str, Any]:
+def _row(found: Mapping[str, Row], ours: Baseline | None, runs: Mapping[str, Run]) -> dict[str, Any]:
     rows = list(found.values())
     return {
         "method": rows[0]["method"],
@@ -92,15 +101,15 @@ def _row(found: Mapping[str, Row], reference: Mapping[str, Row], runs: Mapping[s
         "n_failed": sum(row["n_failed"] for row in rows),
         "dirty": any(row["dirty"] for row in rows),
         **({"imported": True} if any(row.get("imported") for row in rows) else {}),
-        "delta": None if found is reference else _delta(found, reference, runs),
+        "delta": None if ours is None else _delta(found, ours, runs),
     }
 
 
-def _delta(found: Mapping[str, Row], reference: Mapping[str, Row], runs: Mapping[str, Run]) -> dict[str, Any] | None:
+def _delta(found: Mapping[str, Row], ours: Baseline, runs: Mapping[str, Run]) -> dict[str, Any] | None:
     paired = []
     for task, row in found.items():
-        first, second = runs[reference[task]["run_id"]], runs[row["run_id"]]
-        pairs = pair(first.record["task"]["scheme"], row["headline"], first.samples(), second.samples())
+        run = runs[row["run_id"]]
+        pairs = pair(run.record["task"]["scheme"], row["headline"], ours(task), run.samples())
         if pairs is None:
             return None
         paired.append(pairs)

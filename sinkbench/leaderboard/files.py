@@ -50,8 +50,13 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, hint: str = "Choose another file.") -> None:
     """Replace a file at once, so that nobody sees half of it; its folder is made.
+
+    Args:
+        path: The file.
+        content: All of it.
+        hint: What to do where it cannot be written.
 
     Raises:
         UsageError: It cannot be written.
@@ -76,4 +81,4 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", "Choose another file.") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint) from error

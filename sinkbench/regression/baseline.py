@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sinkbench.errors import IncompleteError, UsageError
+from sinkbench.leaderboard.files import write_bytes
 from sinkbench.regression.cell import Cell, Sample, Side
 from sinkbench.schemas import validate
 from sinkbench.scoring.metric import Record
@@ -54,7 +54,7 @@ def write_baseline(path: Path, side: Side, *, allow_dirty: bool = False) -> int:
     content = text.encode()
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    _replace(path, content)
+    write_bytes(path, content)
     return len(content)
 
 
@@ -217,13 +217,3 @@ def _read(path: Path) -> Any:
 def _damaged(path: Path, error: Exception) -> UsageError:
     hint = "Take the file from git again, or write a new one: sinkbench regress --write FILE --config CONFIG"
     return UsageError(f"baseline file {path} is damaged: {error}", hint)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", "Choose another file.") from error

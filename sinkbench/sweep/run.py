@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sinkbench.backend import Backend
 from sinkbench.errors import SinkbenchError, UsageError
@@ -120,6 +120,7 @@ class _Sweep:
         self._backend = backend
         self._cells: dict[str, Cell] = {}
         self._models = Models(self._backend)
+        self._identities: dict[str, dict[str, Any]] = {}
         self._serial = Lock()
         (output,) = {spec.output for spec in specs}
         check_writable(output)
@@ -152,7 +153,7 @@ class _Sweep:
     def _checked(self, spec: RunSpec) -> Plan | None:
         """A run that can be done; one that cannot is a failed cell."""
         try:
-            return check([spec], self._backend)[0]
+            return check([spec], self._backend, self._identities)[0]
         except UsageError as error:
             self._keep(Cell(spec, "failed", error=error.message, hint=error.hint))
             return None

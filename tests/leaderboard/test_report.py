@@ -366,11 +366,11 @@ def test_pages_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "report.html"
     target.write_text("before")
 
-    def full(self, other):
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.replace", full)
+        patch.setattr("os.replace", full)
         with pytest.raises(UsageError, match="No space left on device"):
             page.write("after", target)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

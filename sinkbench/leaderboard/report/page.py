@@ -12,11 +12,14 @@ from markupsafe import Markup
 from sinkbench import __version__
 from sinkbench.errors import UsageError
 from sinkbench.leaderboard import table
+from sinkbench.leaderboard.files import write_bytes
 from sinkbench.leaderboard.report.data import Report, averages, costs, panels, tables, tests
 from sinkbench.leaderboard.report.pictures import MAX_SIDE
 
 _HERE = Path(__file__).parent / "assets"
 _SCRIPTS = ("dom.js", "board.js", "plots.js", "attention.js", "samples.js", "start.js")
+
+_ELSEWHERE = "Choose a file in a folder of your own: --output FILE"
 
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 """JSON's own escapes of what could end or open an element, or a line, where HTML or old scripts read it."""
@@ -74,14 +77,7 @@ def write(page: str, path: Path) -> int:
         UsageError: The file cannot be written.
     """
     content = page.encode("utf-8", "replace")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, content, _ELSEWHERE)
     return len(content)
 
 
@@ -99,13 +95,7 @@ def check_target(path: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{path} cannot be written: {error.strerror}", "Choose a file in a folder of your own: --output FILE"
-    )
+        raise UsageError(f"{path} cannot be written: {error.strerror}", _ELSEWHERE) from error
 
 
 def _source(name: str) -> str:
