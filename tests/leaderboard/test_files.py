@@ -107,9 +107,10 @@ def test_what_cannot_be_written_is_explained_and_leaves_nothing(tmp_path):
         ("a.json", b'{"rows": []}', "is a required property"),
         ("a.json", b"\xff\xfe", "no board"),
         ("a.json.gz", b"{}", "cannot be read"),
-        ("a.json.gz", gzip.compress(b"{}" * 500)[:20], "cannot be read"),
+        ("a.json.gz", gzip.compress(b"{}" * 500, mtime=0)[:20], "cannot be read"),
         ("absent.json", None, "No such file"),
     ],
+    ids=["broken", "no rows", "not text", "not packed", "cut off", "absent"],
 )
 def test_what_is_no_board_is_explained(tmp_path, name, content, expected):
     if content is not None:
