@@ -23,7 +23,7 @@ Record = dict[str, Any]
 """The content of run.json (schemas/run.schema.json)."""
 
 SCHEMA_VERSION = 1
-UNSCORED: Row = {"parsed": None, "score": None, "cluster": None, "counts": None, "group": None}
+UNSCORED: Row = {"parsed": None, "score": None, "cluster": None, "counts": None, "group": None, "targets": None}
 """What scoring adds to a line of samples.jsonl, before it has."""
 
 _LATER = {"num_beams": 1, "length_penalty": 1.0, "candidates": 0, "patience": 0}

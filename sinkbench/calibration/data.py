@@ -9,7 +9,15 @@ from typing import Any
 from sinkbench.backend import LmEvalTask
 from sinkbench.calibration.base import Box, Question
 from sinkbench.errors import UsageError
-from sinkbench.tasks import build_requests, documents, load_task, request_id, task_fingerprint, task_info
+from sinkbench.tasks import (
+    build_requests,
+    documents,
+    load_task,
+    request_id,
+    right_answers,
+    task_fingerprint,
+    task_info,
+)
 from sinkbench.tasks.hub import cached_snapshot
 from sinkbench.tasks.scenes import dataset_about
 
@@ -112,7 +120,7 @@ def load_data(
         questions=[
             Question(
                 request,
-                _answer(task, row := rows[request.id]),
+                next(iter(right_answers(task, row := rows[request.id])), ""),
                 subject := str(row.get("object") or ""),
                 boxes.get((Path(str(row.get("image_path", ""))).name, subject), ()),
             )
@@ -137,14 +145,6 @@ def _evaluated(name: str, params: Mapping[str, Any] | None) -> str:
     if hub and cached_snapshot(hub, "**/*") is None:
         return ""
     return task_fingerprint(load_task(name, None, params))
-
-
-def _answer(task: Any, document: Mapping[str, Any]) -> str:
-    """The right answer to a document; the first of several."""
-    target = task.doc_to_target(document)
-    if isinstance(target, list | tuple):
-        return str(target[0]) if target else ""
-    return str(target)
 
 
 def _boxes(folder: Path) -> dict[tuple[str, str], tuple[Box, ...]]:

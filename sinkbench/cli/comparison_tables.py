@@ -86,7 +86,7 @@ def markdown(comparison: Comparison, failures: Sequence[str], flips: int) -> str
         if cell["flips"] and flips:
             summary = f"{cell['title']}: {len(cell['flips'])} flipped samples"
             lines += ["", f"<details><summary>{_escaped(summary)}</summary>", ""]
-            lines += _piped(("", "id", "question", "baseline", "now"))
+            lines += _piped(("", "id", "question", "reference", "baseline", "now"))
             lines += [f"| {' | '.join(map(_escaped, row))} |" for row in _flip_rows(cell, flips)]
             lines += ["", "</details>"]
     return "\n".join([*lines, "", ""])
@@ -125,7 +125,7 @@ def _metric_table(cell: Cell) -> "Table":
 
 def _flip_table(cell: Cell, flips: int) -> "Table":
     table = _table(f"{cell['title']}: {len(cell['flips'])} flipped")
-    for column in ("", "id", "question", "A", "B"):
+    for column in ("", "id", "question", "reference", "A", "B"):
         table.add_column(column, no_wrap=column in ("", "id"))
     for row in _flip_rows(cell, flips):
         table.add_row(*_plain(row))
@@ -136,7 +136,8 @@ def _flip_rows(cell: Cell, flips: int) -> Iterator[tuple[str, ...]]:
     order = {"worse": 0, "better": 1, "other": 2}
     for flip in sorted(cell["flips"], key=lambda flip: order[flip["way"]])[:flips]:
         answers = _where_they_part(flip["first"], flip["second"])
-        yield _WAYS[flip["way"]], flip["id"], *map(_short, (flip["question"] or "", *answers))
+        words = (flip["question"] or "", " / ".join(flip["targets"]), *answers)
+        yield _WAYS[flip["way"]], flip["id"], *map(_short, words)
 
 
 def _values(cell: Cell) -> tuple[str, ...]:

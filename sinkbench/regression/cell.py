@@ -30,6 +30,7 @@ class Sample(NamedTuple):
         text: The answer; None for a failed sample.
         error: Why there is none; empty when there is one.
         scored: As scoring judged it; None where it did not.
+        targets: The right answers; empty where they are not known, as in a baseline file.
     """
 
     prompt: str | None
@@ -37,6 +38,7 @@ class Sample(NamedTuple):
     text: str | None
     error: str
     scored: Record | None
+    targets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def _sample(row: Mapping[str, Any], prompt: str | None) -> Sample:
             group=row["group"],
         )
     hashed = _short(prompt or row["prompt_hash"])
-    return Sample(hashed, _short(row["image_hash"]), row["text"], row["error"], scored)
+    return Sample(hashed, _short(row["image_hash"]), row["text"], row["error"], scored, row.get("targets") or ())
 
 
 def _short(hashes: str | None) -> str | None:

@@ -57,6 +57,7 @@ def compare_cells(
     questions = second.questions({flip["id"] for flip in flips}) or first.questions({flip["id"] for flip in flips})
     for flip in flips:
         flip["question"] = questions.get(flip["id"])
+        flip["targets"] = list(second.samples[flip["id"]].targets or first.samples[flip["id"]].targets)
     rescored = sum(flip["first"] == flip["second"] for flip in flips)
     if rescored:
         problems.append(f"{_n(rescored, 'answer')} did not change but their scores did: references or scoring changed")

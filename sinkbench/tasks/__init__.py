@@ -14,6 +14,7 @@ from sinkbench.tasks.load import (
     load_task,
     recorded_data,
     request_id,
+    right_answers,
     task_fingerprint,
 )
 from sinkbench.tasks.score import MetricResult, SampleScore, score_samples
@@ -30,6 +31,7 @@ __all__ = [
     "load_task",
     "recorded_data",
     "request_id",
+    "right_answers",
     "score_samples",
     "task_fingerprint",
     "task_groups",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -124,6 +125,14 @@ def each_document(data: Any) -> Iterator[dict[str, Any]]:
 def request_id(task: Any, document: Mapping[str, Any]) -> str:
     """A document's id within a run, for example "scenes_pope/17"."""
     return f"{task.task_name}/{document['id']}"
+
+
+def right_answers(task: Any, document: Mapping[str, Any]) -> list[str]:
+    """The right answers to a document as its task words them, each once, the most frequent first; perhaps none."""
+    target = task.doc_to_target(document)
+    answers = target if isinstance(target, list | tuple) else [target]
+    counted = Counter(str(answer) for answer in answers if answer not in (None, ""))
+    return [answer for answer, _ in counted.most_common()]
 
 
 def build_requests(task: Any, image_folder: Path, limit: int | None = None) -> Iterator[Request]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from sinkbench.leaderboard.stats import Array, Interval, clustered_mean_ci, perc
 from sinkbench.scoring.metric import Metric, Record, Unit, cluster_sums, quotient, sorted_units
 from sinkbench.scoring.schemes import SCHEMES, Contribution
 from sinkbench.tasks.catalog import Direction, task_info
-from sinkbench.tasks.load import documents, each_document, request_id
+from sinkbench.tasks.load import documents, each_document, request_id, right_answers
 
 
 class MetricResult(TypedDict):
@@ -43,6 +43,7 @@ class SampleScore(TypedDict):
         cluster: Samples of one cluster share an image.
         counts: What it adds to the sums that metrics are made of.
         group: Name and size of the set that is judged together (circular evaluation), or None.
+        targets: The right answers (load.right_answers).
     """
 
     parsed: Any
@@ -50,6 +51,7 @@ class SampleScore(TypedDict):
     cluster: str
     counts: dict[str, float]
     group: tuple[str, int] | None
+    targets: list[str]
 
 
 def score_samples(
@@ -74,7 +76,7 @@ def score_samples(
     """
     info = task_info(task.task_name)
     judged = _process(task, answers, replies or {})
-    records = [record for record, _ in judged]
+    records = [one.record for one in judged]
     scheme = SCHEMES[info.scheme]
     sums = _Sums([scheme.metric(name) for name in info.metrics], sorted_units(scheme, records), seed)
     aggregation = task.aggregation()
@@ -82,19 +84,27 @@ def score_samples(
     for name, direction in info.metrics.items():
         metric = scheme.metric(name)
         items: list[Contribution] = [
-            {"scheme": info.scheme, "metric": name, "record": record} for record, names in judged if name in names
+            {"scheme": info.scheme, "metric": name, "record": one.record} for one in judged if name in one.metrics
         ]
         value = aggregation[name](items) if items else math.nan
         results[name] = _result(value, direction, sums.interval(metric), *sums.support(metric))
-    return results, {record["id"]: _sample(record) for record in records}
+    return results, {one.record["id"]: _sample(one) for one in judged}
 
 
-def _process(task: Any, answers: Mapping[str, str], replies: Mapping[str, str]) -> list[tuple[Record, tuple[str, ...]]]:
-    """What was read in every answer, and to which metrics it contributes; records carry request ids.
+class _Judged(NamedTuple):
+    """What was read in an answer, by request id, the metrics that it contributes to, and the right answers."""
+
+    record: Record
+    metrics: tuple[str, ...]
+    targets: list[str]
+
+
+def _process(task: Any, answers: Mapping[str, str], replies: Mapping[str, str]) -> list[_Judged]:
+    """Judge every answer.
 
     A document's contributions differ in the metric's name only, and there may be a million: they are made again later.
     """
-    judged: list[tuple[Record, tuple[str, ...]]] = []
+    judged: list[_Judged] = []
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     strangers = set(answers)
     for document in each_document(documents(task)):
@@ -106,7 +116,8 @@ def _process(task: Any, answers: Mapping[str, str], replies: Mapping[str, str]) 
             document, [answers[id], *([replies[id]] if id in replies else [])]
         )
         record = next(iter(given.values()))["record"]
-        judged.append(({**record, "id": id}, shared.setdefault(tuple(given), tuple(given))))
+        metrics = shared.setdefault(tuple(given), tuple(given))
+        judged.append(_Judged({**record, "id": id}, metrics, right_answers(task, document)))
     if strangers:
         raise UsageError(
             f"{len(strangers)} answers belong to no sample of {task.task_name}, for example {min(strangers)}",
@@ -177,11 +188,13 @@ def _result(value: float, direction: Direction, interval: Interval | None, n: in
     return result
 
 
-def _sample(judged: Record) -> SampleScore:
+def _sample(judged: _Judged) -> SampleScore:
+    record = judged.record
     return {
-        "parsed": judged["parsed"],
-        "score": judged["score"],
-        "cluster": judged["cluster"],
-        "counts": judged["counts"],
-        "group": judged["group"],
+        "parsed": record["parsed"],
+        "score": record["score"],
+        "cluster": record["cluster"],
+        "counts": record["counts"],
+        "group": record["group"],
+        "targets": judged.targets,
     }

@@ -99,7 +99,7 @@ def test_samples_hold_questions_answers_and_the_right_answer(runs):
     first = group["items"][0]
     assert first["question"] == "Is there a dog in image 0?"
     assert first["answers"] == [["no", 0.0, None, ""], ["no", 0.0, None, ""], ["yes", 1.0, None, ""]]
-    assert first["reference"] == ["right", "yes"]
+    assert first["targets"] == ["yes"]
 
 
 def test_fewer_samples_are_those_that_flip(runs):
@@ -172,7 +172,7 @@ def test_questions_come_from_any_run_of_the_task(runs):
         file.unlink()
     (group,) = embedded(made(runs))["groups"]
     # As with answers that were imported: they are shown without question, image and command.
-    assert group["items"][2].keys() == {"id", "differs", "answers", "reference"}
+    assert group["items"][2].keys() == {"id", "differs", "answers", "targets"}
 
 
 def test_the_page_holds_no_path_of_the_machine(runs, tmp_path):
@@ -277,12 +277,11 @@ def test_disagreement_is_of_what_was_read_not_of_words():
     assert samples.disagree([line("a", None), line("b", None)])
 
 
-def test_the_right_answer_is_read_from_the_counts_or_from_full_credit():
-    assert samples.reference([line("no", 0.0, "no", {"random.fn": 1.0}), None]) == ("right", ["yes"])
-    assert samples.reference([line("yes", 0.0, "yes", {"n": 1.0, "fp": 1.0, "tp": 0.0})]) == ("right", ["no"])
-    assert samples.reference([line("B)", 1.0, "B"), line("A", 0.0, "A")]) == ("accepted", ["B"])
-    assert samples.reference([line("A", 0.0, "A")]) == ("", [])
-    assert samples.reference([line("caption", 1.0, {"mentioned": []})]) == ("", [])
+def test_the_right_answers_are_those_of_any_run_that_has_them_and_few_of_many():
+    earlier, failed = line("no", 0.0, "no"), {**line(None, None, error="lost"), "targets": None}
+    many = {**earlier, "targets": ["stop", "halt", "go", "wait"]}
+    assert samples.targets([None, earlier, failed, many]) == ["stop", "halt", "go"]
+    assert samples.targets([earlier, {**earlier, "targets": []}, None]) == []
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_samples_are_filtered_searched_and_stepped_through(browser, report):
         view.keyboard.press("ArrowRight")
         assert view.locator(".question").inner_text() == "Is there a dog in image 3?"
         assert texts(view, ".answer header span") == ["✗ wrong", "✗ wrong", "✓ right"]
-        assert "Right answer: no" in view.locator("#sample-view").inner_text()
+        assert "Reference: no" in view.locator("#sample-view").inner_text()
         view.keyboard.press("ArrowLeft")
         assert view.locator(".question").inner_text() == "Is there a dog in image 2?"
         assert view.evaluate("decodeURIComponent(location.hash)") == "#task=fake&model=tiny&id=fake/2"

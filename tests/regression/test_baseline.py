@@ -42,7 +42,8 @@ def test_what_is_read_is_what_was_written(folder, tmp_path, name):
     cells = {cell.record["spec"]["method"]: cell for cell in read_baseline(path)}
     for cell in read_side(folder).cells:
         kept = cells[cell.record["spec"]["method"]]
-        assert dict(kept.samples) == dict(cell.samples)
+        # The rerun knows the right answers again.
+        assert kept.samples == {id: sample._replace(targets=()) for id, sample in cell.samples.items()}
         for part in ("run_id", "model", "method", "task", "metrics", "env"):
             assert kept.record[part] == cell.record[part]
     assert (path.read_bytes()[:2] == b"\x1f\x8b") is (path.suffix == ".gz")

@@ -57,7 +57,7 @@ def test_six_flips_one_way_are_more_than_chance_and_are_listed(runs):
     assert (cell["verdict"], cell["n_worse"], cell["n_better"]) == ("worse", 6, 0)
     assert [flip["id"] for flip in cell["flips"]] == [f"fake/{number}" for number in (0, 3, 6, 9, 12, 15)]
     assert cell["flips"][1] == {
-        **{"id": "fake/3", "way": "worse", "question": "Is there a dog in image 3?"},
+        **{"id": "fake/3", "way": "worse", "question": "Is there a dog in image 3?", "targets": ["no"]},
         **{"first": "no", "second": "yes", "first_score": 1.0, "second_score": 0.0},
     }
     (failure,) = failures(comparison)

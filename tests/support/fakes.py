@@ -72,7 +72,14 @@ class FakeTask:
                 "n": value.n,
                 "direction": direction,
             }
-        return metrics, {entry["id"]: {k: v for k, v in entry.items() if k != "id"} for entry in records}
+        samples = {
+            entry["id"]: {
+                **{key: value for key, value in entry.items() if key != "id"},
+                "targets": [self.label(int(entry["id"].partition("/")[2]))],
+            }
+            for entry in records
+        }
+        return metrics, samples
 
 
 @dataclass

@@ -95,6 +95,7 @@ def attack(runs: Path) -> None:
 
         def answer(row: dict[str, Any], index: int) -> None:
             row["text"] = ATTACKS[index % len(ATTACKS)] + " \ud800"
+            row["targets"] = [ATTACKS[index % len(ATTACKS)]]
             if index % 3 == 0:
                 row["parsed"] = {ATTACKS[0]: [ATTACKS[1], [ATTACKS[2], ATTACKS[3]]]}
 

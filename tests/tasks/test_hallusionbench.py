@@ -91,7 +91,8 @@ def check_task(task, image_folder):
     assert requests[0].messages[0].text == "<image>Is the left circle larger?"
     assert requests[0].generation.max_new_tokens == 128
     assert len({request.images[0].key for request in requests}) == 3
-    metrics, _ = score_samples(task, answers(task))
+    metrics, samples = score_samples(task, answers(task))
+    assert [sample["targets"] for sample in samples.values()] == [["no"], ["yes"], ["yes"], ["no"], ["yes"]]
     assert {metrics[name]["value"] for name in ("aAcc", "qAcc", "fAcc", "average", "VD/qAcc", "VS/fAcc")} == {1.0}
     metrics, _ = score_samples(task, answers(task, wrong={"VD-illusion-0-1-0"}))
     assert [metrics[name]["value"] for name in ("aAcc", "qAcc", "fAcc")] == pytest.approx([4 / 5, 2 / 3, 2 / 3])

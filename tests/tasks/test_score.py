@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sinkbench.errors import UsageError
-from sinkbench.tasks import documents, load_task, request_id, score_samples
+from sinkbench.tasks import documents, load_task, request_id, right_answers, score_samples
 
 SCENES = ["scenes_chair", "scenes_mcq", "scenes_pope", "scenes_text"]
 
@@ -34,6 +34,25 @@ def test_perfect_and_all_wrong(name, scenes, perfect, wrong):
                 assert low <= result["value"] <= high
                 assert result["value"] in (low, high)
                 assert result["stderr"] == 0
+
+
+@pytest.mark.parametrize("name", ["scenes_mcq", "scenes_pope", "scenes_text"])
+def test_the_right_answers_of_a_sample_are_right(name, scenes):
+    task = load_task(name, scenes)
+    _, asked = score_samples(task, answers_of(task, lambda doc: "?"))
+    _, told = score_samples(task, {id: sample["targets"][0] for id, sample in asked.items()})
+    assert {sample["score"] for sample in told.values()} == {1.0}
+
+
+def test_right_answers_stand_once_and_the_most_frequent_comes_first():
+    class Answers:
+        doc_to_target = staticmethod(lambda document: document["answer"])
+
+    def read(answer):
+        return right_answers(Answers, {"answer": answer})
+
+    assert read(["stop", "halt", "halt", "", "stop", "halt"]) == ["halt", "stop"]
+    assert (read("B"), read(0), read(""), read(None), read([])) == (["B"], ["0"], [], [], [])
 
 
 def test_pope_parsers_reach_the_score(scenes):

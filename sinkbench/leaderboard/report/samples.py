@@ -16,11 +16,8 @@ from sinkbench.request import IMAGE_PLACEHOLDER, Request
 from sinkbench.store import Row as Line
 from sinkbench.store import RunStore
 
-_CELLS = {"tp": "yes", "fn": "yes", "tn": "no", "fp": "no"}
-"""The right answer by the cell of the confusion matrix that a yes/no answer was counted in."""
-
-_ACCEPTED = 3
-"""Answers with full credit that are listed where the right one is not recorded."""
+_TARGETS = 3
+"""Right answers that are listed: of ten people's answers, those that most gave."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +115,10 @@ def tier(group: Group, id: str, baseline: int | None, viewed: Collection[str]) -
     return 2 if disagree(answers) else 3
 
 
-def reference(answers: Sequence[Line | None]) -> tuple[str, list[str]]:
-    """What the run tells of the right answer: its kind ("right" or "accepted", or empty) and the answers.
-
-    Runs do not hold the references. Yes/no answers are counted in cells that give them away; elsewhere, what was
-    read in the answers that got full credit is known to be right.
-    """
-    scored = [line for line in answers if line is not None and line["score"] is not None]
-    cells = {
-        _CELLS[column.rpartition(".")[2]]
-        for line in scored
-        for column, count in (line["counts"] or {}).items()
-        if count and column.rpartition(".")[2] in _CELLS
-    }
-    if len(cells) == 1:
-        return "right", sorted(cells)
-    read = dict.fromkeys(str(line["parsed"]) for line in scored if line["score"] == 1 and _is_word(line["parsed"]))
-    return ("accepted", list(read)[:_ACCEPTED]) if read else ("", [])
-
-
-def _is_word(parsed: Any) -> bool:
-    return isinstance(parsed, str) or (isinstance(parsed, int | float) and not isinstance(parsed, bool))
+def targets(answers: Sequence[Line | None]) -> list[str]:
+    """The right answers; none where no answer was scored, or by a version that did not record them."""
+    recorded = (line.get("targets") for line in answers if line is not None)
+    return next(filter(None, recorded), [])[:_TARGETS]
 
 
 def describe(
@@ -191,10 +171,9 @@ def _item(
     differs: bool,
 ) -> dict[str, Any]:
     answers = group.answers(id)
-    kind, right = reference(answers)
     item: dict[str, Any] = {"id": id, "differs": differs, "answers": [_answer(line) for line in answers]}
-    if right:
-        item["reference"] = [kind, *right]
+    if right := targets(answers):
+        item["targets"] = right
     if request is not None:
         turns = [[message.role, message.text.replace(IMAGE_PLACEHOLDER, "").strip()] for message in request.messages]
         item |= {"question": turns[-1][1], "turns": turns[:-1], "n_images": len(request.images)}

@@ -120,11 +120,10 @@ function shots(item) {
 }
 
 function asked(item) {
-  const known = item.reference;
   return h("div", {},
     (item.turns || []).length ? h("p", { class: "turns" }, item.turns.map(([role, text]) => `${role}: ${text}`).join("\n")) : null,
     h("p", { class: "question" }, item.question === undefined ? "The question is not in the run (imported answers)." : item.question),
-    known ? h("p", { class: "known" }, known[0] === "right" ? "Right answer: " : "Got full credit: ", h("b", {}, known.slice(1).join(", "))) : null);
+    item.targets ? h("p", { class: "known" }, "Reference: ", h("b", {}, item.targets.join(" / "))) : null);
 }
 
 function answers(item) {
