@@ -89,7 +89,7 @@ def _unpack(source: Path, folder: Path) -> None:
     if not source.is_file():
         raise UsageError(f"--from {source} is no file", "Leave --from out to download NLTK's data.")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
-        _extract(source, Path(scratch))
+        unpack(source, Path(scratch))
         found = {name: _resource(Path(scratch), name) for name in CATEGORIES}
         lacking = [name for name, place in found.items() if place is None and name in missing_nltk(folder)]
         if lacking:
@@ -102,16 +102,33 @@ def _unpack(source: Path, folder: Path) -> None:
             shutil.move(place, target)
 
 
-def _extract(source: Path, folder: Path) -> None:
+def unpack(source: Path, folder: Path) -> None:
+    """Write the files of a tar or zip archive below a folder.
+
+    Raises:
+        UsageError: It is no archive, is damaged, or a file of it would lie elsewhere.
+    """
     try:
         if tarfile.is_tarfile(source):
             with tarfile.open(source) as tar:
-                tar.extractall(folder, filter="data")
+                _extract(tar, folder)
         else:
             with zipfile.ZipFile(source) as archive:
                 archive.extractall(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise UsageError(f"{source} is no tar or zip archive that can be unpacked: {error}", _HINT) from error
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write the files only: `extractall(filter="data")`, which makes links safe too, came with Python 3.11.4."""
+    for member in tar:
+        if member.isfile() and (content := tar.extractfile(member)) is not None:
+            target = (folder / member.name).resolve()
+            if not target.is_relative_to(folder.resolve()):
+                raise tarfile.TarError(f"{member.name} would lie elsewhere")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, open(target, "wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _resource(folder: Path, name: str) -> Path | None:

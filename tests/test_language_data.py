@@ -5,13 +5,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from shared_data import shared
 
 from sinkbench import language_data
 from sinkbench.errors import UsageError
-from sinkbench.language_data import CATEGORIES, fetch_nltk, missing_nltk, nltk_folder
+from sinkbench.language_data import CATEGORIES, fetch_nltk, missing_nltk, nltk_folder, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -65,12 +66,25 @@ def test_archives_that_are_none(tmp_path):
         fetch_nltk(tmp_path / "none")
 
 
-def test_an_archive_cannot_write_elsewhere(tmp_path):
+@pytest.mark.parametrize("outside", ["../../outside", "/outside", "a/../../outside"])
+def test_an_archive_cannot_write_elsewhere(tmp_path, outside):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("../../outside"))
+        archive.addfile(tarfile.TarInfo(outside))
     with pytest.raises(UsageError, match="no tar or zip archive that can be unpacked"):
         fetch_nltk(tmp_path / "a.tar")
     assert not list(tmp_path.rglob("outside"))
+    assert not Path("/outside").exists()
+
+
+def test_links_of_an_archive_are_left_out(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("link/file"))
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["link", "file"]
+    assert not (tmp_path / "file").exists()
 
 
 def test_only_what_is_missing_is_downloaded(monkeypatch, folder):

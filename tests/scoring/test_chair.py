@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import tarfile
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from nasty import NASTY
 
 from sinkbench.errors import UsageError
+from sinkbench.language_data import unpack
 from sinkbench.scoring import chair
 from sinkbench.scoring.metric import evaluate, record
 
@@ -186,8 +186,7 @@ def test_unknown_metrics_are_refused():
 @pytest.fixture(scope="session")
 def nltk_data(shared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("nltk")
-    with tarfile.open(shared / "nltk_data.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+    unpack(shared / "nltk_data.tar.gz", folder)
     return folder / "nltk_data"
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import tarfile
 
 import pytest
 from hub_data import embedded, jpeg, write_parquet
@@ -11,6 +10,7 @@ from shared_data import shared
 
 from sinkbench import runner
 from sinkbench.errors import UsageError
+from sinkbench.language_data import unpack
 from sinkbench.spec import expand
 from sinkbench.tasks import build_requests, captions, check_data, documents, hub, load_task, score_samples
 
@@ -190,8 +190,7 @@ def test_the_published_lists(tmp_path, monkeypatch):
     for path in shared("amber").iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "AMBER_1.jpg").write_bytes(jpeg())
-    with tarfile.open(shared("nltk_data.tar.gz")) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(shared("nltk_data.tar.gz"), tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
     task = load(folder)

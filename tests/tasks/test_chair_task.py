@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import tarfile
 
 import pytest
 from coco_folder import OBJECTS, SYNONYMS, image_name, write_coco, write_images
@@ -13,6 +12,7 @@ from shared_data import shared
 from sinkbench import runner
 from sinkbench.errors import UsageError
 from sinkbench.importing import import_answers
+from sinkbench.language_data import unpack
 from sinkbench.schemas import validate
 from sinkbench.spec import expand
 from sinkbench.store import RunStore
@@ -293,8 +293,7 @@ def test_published_captions_through_the_task(images, name, column, tmp_path, mon
     import nltk
 
     chair, cases = shared("chair"), shared("dev_cases")
-    with tarfile.open(shared("nltk_data.tar.gz")) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(shared("nltk_data.tar.gz"), tmp_path)
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
     folder = tmp_path / "data"
     folder.mkdir()

@@ -9,6 +9,7 @@ from shared_data import shared
 
 from sinkbench import runner
 from sinkbench.errors import UsageError
+from sinkbench.language_data import unpack
 from sinkbench.spec import expand
 from sinkbench.tasks import build_requests, check_data, documents, load_task, recorded_data, score_samples
 from sinkbench.tasks.coco import plain_name, read_photographs
@@ -299,12 +300,10 @@ def test_real_photographs_pope():
 def test_real_photographs_have_the_published_truth(lemmatizer, tmp_path, monkeypatch):
     """Our pipeline on annotations and captions gives what CHAIR's authors' cached table says of the same images."""
     import gzip
-    import tarfile
 
     import nltk
 
-    with tarfile.open(shared("nltk_data.tar.gz")) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(shared("nltk_data.tar.gz"), tmp_path)
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
     folder = tmp_path / "photos"
     folder.mkdir()
