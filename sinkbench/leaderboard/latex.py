@@ -115,7 +115,8 @@ def _average_cells(entry: Mapping[str, Any], like: Row, intervals: bool) -> str:
 def _difference(delta: Mapping[str, Any] | None, intervals: bool) -> str:
     if not delta:
         return ""
-    star = r"^{\ast}" if delta.get("p_holm") is not None and delta["p_holm"] < 0.05 else ""
+    # Without a width, so that the digits of a column stand below each other.
+    star = r"\rlap{$^{\ast}$}" if delta.get("p_holm") is not None and delta["p_holm"] < 0.05 else ""
     return f"${delta['value']:+.3f}{star}${_ends(delta['ci95'], intervals)}"
 
 

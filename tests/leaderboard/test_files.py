@@ -4,7 +4,9 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import stat
+import subprocess
 from io import StringIO
 
 import pytest
@@ -150,7 +152,9 @@ def test_latex_escapes_marks_and_says_what_was_tested(board):
     text = to_latex(board)
     lines = text.splitlines()
     (var,) = [line for line in lines if line.startswith("var")]
-    assert var == (r"var$^{\circ!}$ & \textbf{0.820} & $+0.020^{\ast}$ & \textbf{0.600} & $+0.020^{\ast}$ \\")
+    assert var == (
+        r"var$^{\circ!}$ & \textbf{0.820} & $+0.020\rlap{$^{\ast}$}$ & \textbf{0.600} & $+0.020\rlap{$^{\ast}$}$ \\"
+    )
     (odd,) = [line for line in lines if line.startswith("50")]
     assert odd == r"50\%\_\&\_more$^{\dagger}$ & 0.700 & $-0.100$ & -- & -- \\"
     (caption,) = [line for line in lines if "caption" in line]
@@ -170,6 +174,19 @@ def test_latex_rows_have_as_many_cells_as_the_table_has_columns(board):
     columns = len(begin.rpartition("{")[2].rstrip("}"))
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert {line.count(" & ") + 1 for line in body if "%" not in line} == {columns} == {5}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
+def test_latex_compiles_whatever_names_hold(board, tmp_path):
+    nasty = "\\end{document} $x$ 100% #1 a_b^c ~ {} & é –"
+    board["rows"][0] |= {"method": nasty, "task": nasty}
+    tables = to_latex(board, intervals=True)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}\end{{document}}"
+    (tmp_path / "board.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Output written on board.pdf" in done.stdout
 
 
 def test_every_sign_that_means_something_to_latex_is_escaped():
