@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Random(Method):
+class _Control(Method):
+    paper: ClassVar[None] = None
+    edits: ClassVar[Stage] = Stage.VISION
+    family: ClassVar[str] = "control"
+    cost: ClassVar[str] = "free"
+    selects: ClassVar[bool] = True
+
+    keep: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_keep(f"{self.name}.keep", self.keep)
+
+
+@dataclass(frozen=True)
+class Random(_Control):
     """Keeps image tokens at random, the same places in every image of the same number of tokens.
 
     Attributes:
@@ -27,17 +41,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "keeps image tokens drawn at random"
-    paper: ClassVar[None] = None
-    edits: ClassVar[Stage] = Stage.VISION
-    family: ClassVar[str] = "control"
-    cost: ClassVar[str] = "free"
-    selects: ClassVar[bool] = True
-
-    keep: float = 0.25
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_keep("random.keep", self.keep)
 
     def bind(self, model: ModelInfo) -> "RandomIntervention":
         """Nothing depends on the model."""
@@ -65,7 +69,7 @@ class RandomIntervention(SelectingIntervention):
 
 
 @dataclass(frozen=True)
-class Uniform(Method):
+class Uniform(_Control):
     """Keeps evenly spaced image tokens.
 
     Attributes:
@@ -74,16 +78,6 @@ class Uniform(Method):
 
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "keeps evenly spaced image tokens"
-    paper: ClassVar[None] = None
-    edits: ClassVar[Stage] = Stage.VISION
-    family: ClassVar[str] = "control"
-    cost: ClassVar[str] = "free"
-    selects: ClassVar[bool] = True
-
-    keep: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_keep("uniform.keep", self.keep)
 
     def bind(self, model: ModelInfo) -> "UniformIntervention":
         """Nothing depends on the model."""
@@ -102,7 +96,7 @@ class UniformIntervention(SelectingIntervention):
 
 
 @dataclass(frozen=True)
-class Pool(Method):
+class Pool(_Control):
     """Averages image tokens: as many equal stretches of the reading order as tokens may stay, each by its mean.
 
     Attributes:
@@ -111,16 +105,6 @@ class Pool(Method):
 
     name: ClassVar[str] = "pool"
     summary: ClassVar[str] = "averages neighbouring image tokens"
-    paper: ClassVar[None] = None
-    edits: ClassVar[Stage] = Stage.VISION
-    family: ClassVar[str] = "control"
-    cost: ClassVar[str] = "free"
-    selects: ClassVar[bool] = True
-
-    keep: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_keep("pool.keep", self.keep)
 
     def bind(self, model: ModelInfo) -> "PoolIntervention":
         """Nothing depends on the model."""
