@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,19 @@ def count_hooks(model: torch.nn.Module) -> int:
 
 def forced_tokens(n: int, steps: int = 4) -> torch.Tensor:
     return torch.randint(5, 20, (n, steps), generator=torch.Generator().manual_seed(0))
+
+
+@cache
+def reference(family: str, name: str) -> torch.Tensor:
+    """(B, 5, V) logits of all `requests` in one batch after the prompt and after each of `forced_tokens`."""
+    asked = requests()
+    return logits(adapter(family), method(name), asked, forced_tokens(len(asked)))
+
+
+@cache
+def reference_answers(family: str, name: str) -> Mapping[str, str]:
+    """The answers to all `requests`, by id, of an engine as it comes."""
+    return MappingProxyType(answers(adapter(family), method(name), requests()))
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 2e-4) -> None:
