@@ -10,7 +10,7 @@ import numpy as np
 
 from sinkbench.leaderboard.compare import Pairs, Samples, pair
 from sinkbench.leaderboard.runs import Run
-from sinkbench.leaderboard.stats import Paired, holm, paired_summary, resample_totals
+from sinkbench.leaderboard.stats import N_RESAMPLES, Paired, holm, paired_summary, resample_totals, resamples_for
 
 Row = Mapping[str, Any]
 Baseline = Callable[[str], Samples]
@@ -64,11 +64,12 @@ def _average(
         """The baseline's samples, read once for all methods."""
         return runs[reference[task]["run_id"]].samples()
 
+    resamples = resamples_for(len(complete) - 1)
     entry: dict[str, Any] = {
         "model": model,
         "direction": direction,
         "metrics": {task: row["headline"] for task, row in reference.items()},
-        "rows": [_row(found, None if found is reference else ours, runs) for found in complete.values()],
+        "rows": [_row(found, None if found is reference else ours, runs, resamples) for found in complete.values()],
         "left_out": [
             {"method": method, "params": json.loads(params), "missing": sorted(conditions.keys() - found.keys())}
             for (method, params), found in by_method.items()
@@ -91,7 +92,7 @@ def _conditions(rows: Sequence[Row], baseline: str) -> dict[str, str]:
     return chosen
 
 
-def _row(found: Mapping[str, Row], ours: Baseline | None, runs: Mapping[str, Run]) -> dict[str, Any]:
+def _row(found: Mapping[str, Row], ours: Baseline | None, runs: Mapping[str, Run], resamples: int) -> dict[str, Any]:
     rows = list(found.values())
     return {
         "method": rows[0]["method"],
@@ -101,11 +102,11 @@ def _row(found: Mapping[str, Row], ours: Baseline | None, runs: Mapping[str, Run
         "n_failed": sum(row["n_failed"] for row in rows),
         "dirty": any(row["dirty"] for row in rows),
         **({"imported": True} if any(row.get("imported") for row in rows) else {}),
-        "delta": None if ours is None else _delta(found, ours, runs),
+        "delta": None if ours is None else _delta(found, ours, runs, resamples),
     }
 
 
-def _delta(found: Mapping[str, Row], ours: Baseline, runs: Mapping[str, Run]) -> dict[str, Any] | None:
+def _delta(found: Mapping[str, Row], ours: Baseline, runs: Mapping[str, Run], resamples: int) -> dict[str, Any] | None:
     paired = []
     for task, row in found.items():
         run = runs[row["run_id"]]
@@ -113,14 +114,14 @@ def _delta(found: Mapping[str, Row], ours: Baseline, runs: Mapping[str, Run]) ->
         if pairs is None:
             return None
         paired.append(pairs)
-    joint = joint_bootstrap(paired)
+    joint = joint_bootstrap(paired, resamples)
     known = {"value": joint.delta, "n_pairs": sum(len(pairs.units[0]) for pairs in paired)}
     if joint.n < 2:
         return {**known, "ci95": None, "p": None, "test": None}
     return {**known, "ci95": [joint.low, joint.high], "p": joint.p, "test": "joint_bootstrap"}
 
 
-def joint_bootstrap(tasks: Sequence[Pairs], seed: int = 0) -> Paired:
+def joint_bootstrap(tasks: Sequence[Pairs], n_resamples: int = N_RESAMPLES, seed: int = 0) -> Paired:
     """The mean difference over tasks, resampling the images of all of them at once.
 
     delta = 1/T * sum_t (m_t(method) - m_t(baseline)); each resample draws as many images as there are with
@@ -128,6 +129,7 @@ def joint_bootstrap(tasks: Sequence[Pairs], seed: int = 0) -> Paired:
 
     Args:
         tasks: The pairs of each.
+        n_resamples: Number of bootstrap samples.
         seed: Seeds the draws.
 
     Returns:
@@ -144,7 +146,7 @@ def joint_bootstrap(tasks: Sequence[Pairs], seed: int = 0) -> Paired:
         slices.append((start, start + both.shape[1] // 2, start + both.shape[1]))
         start += both.shape[1]
     whole = np.concatenate(tables, axis=1)
-    totals = np.concatenate([whole.sum(axis=0)[None], resample_totals(whole, seed=seed)])
+    totals = np.concatenate([whole.sum(axis=0)[None], resample_totals(whole, n_resamples, seed)])
     differences = [
         pairs.statistic(totals[:, middle:end]) - pairs.statistic(totals[:, begin:middle])
         for pairs, (begin, middle, end) in zip(tasks, slices, strict=True)

@@ -1,14 +1,14 @@
 """A board: the finished runs below a folder, each compared with the baseline method on the same samples."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sinkbench.errors import UsageError, unknown_name
 from sinkbench.leaderboard.averages import averages
 from sinkbench.leaderboard.runs import Run, find_runs
-from sinkbench.leaderboard.stats import holm
+from sinkbench.leaderboard.stats import N_RESAMPLES, holm, resamples_for
 from sinkbench.schemas import validate
 from sinkbench.store import read_record
 
@@ -92,17 +92,21 @@ def _age(run: Run) -> str:
     return str(run.record["updated"])
 
 
-def _add_deltas(reference: Run, others: Iterable[tuple[Run, dict[str, Any]]]) -> None:
-    """Compare each metric, and adjust its p-values over the methods (Holm)."""
+def _add_deltas(reference: Run, others: Sequence[tuple[Run, dict[str, Any]]]) -> None:
+    """Compare each metric, and adjust its p-values over the methods (Holm).
+
+    The headline's are as fine as that adjustment needs; for twenty further metrics that would take minutes.
+    """
     from sinkbench.leaderboard.compare import compare
 
-    scheme = reference.record["task"]["scheme"]
-    ours = reference.samples()
+    task = reference.record["task"]
+    ours, fine = reference.samples(), resamples_for(len(others))
     deltas: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run, row in others:
         theirs = run.samples()
         for name, metric in row["metrics"].items():
-            delta = compare(scheme, name, ours, theirs)
+            resamples = fine if name == task["headline"] else N_RESAMPLES
+            delta = compare(task["scheme"], name, ours, theirs, n_resamples=resamples)
             metric["delta"] = delta
             if delta and delta["p"] is not None:
                 deltas[name].append(delta)

@@ -7,20 +7,28 @@ docs/statistics.md says which of these is used when; tools/check_coverage.py mea
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Times = NDArray[np.unsignedinteger[Any]]
 Statistic = Callable[[Array], Array]
 """From totals (..., S) to values (...)."""
 
 N_RESAMPLES = 2000
 
+_FINENESS = 20
+"""How many times finer than the smallest threshold of Holm's method the bootstrap's p-values are."""
+
 _CHUNK = 2_000_000
-"""Draws held in memory at once."""
+"""Draws made at once."""
+
+_KEPT = 20_000_000
+"""Most draws that are kept for the next metric or method with as many clusters, a byte or two each."""
 
 
 class Interval(NamedTuple):
@@ -67,6 +75,14 @@ class McNemar(NamedTuple):
     p: float
 
 
+def resamples_for(n_tests: int, alpha: float = 0.05) -> int:
+    """Bootstrap samples with which Holm's method over so many tests can find something.
+
+    The smallest p that B of them can give is about 2 / (1 + B), and Holm's smallest threshold is alpha / n_tests.
+    """
+    return max(N_RESAMPLES, math.ceil(2 * _FINENESS * n_tests / alpha))
+
+
 def resample_totals(sums: ArrayLike, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Array:
     """Totals of bootstrap samples of clusters.
 
@@ -85,16 +101,25 @@ def resample_totals(sums: ArrayLike, n_resamples: int = N_RESAMPLES, seed: int =
     n_clusters = len(table)
     if n_clusters == 0:
         raise ValueError("a bootstrap needs at least one cluster")
+    draws = _kept_draws if n_resamples * n_clusters <= _KEPT else _draws
+    return np.concatenate([times.astype(np.float64) @ table for times in draws(n_clusters, n_resamples, seed)])
+
+
+def _draws(n_clusters: int, n_resamples: int, seed: int) -> Iterator[Times]:
+    """How often each cluster is in each bootstrap sample, some samples (R, C) at a time."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK // n_clusters)
-    totals = []
     for start in range(0, n_resamples, chunk):
         rows = min(chunk, n_resamples - start)
         drawn = generator.integers(0, n_clusters, size=(rows, n_clusters))
         drawn += n_clusters * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * n_clusters).reshape(rows, n_clusters)
-        totals.append(times @ table)
-    return np.concatenate(totals)
+        yield times.astype(np.min_scalar_type(times.max()))
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(n_clusters: int, n_resamples: int, seed: int) -> tuple[Times, ...]:
+    return tuple(_draws(n_clusters, n_resamples, seed))
 
 
 def percentile_interval(values: ArrayLike, n_clusters: int, level: float = 0.95) -> Interval:

@@ -1,10 +1,9 @@
 """Which cells moved beyond what pairing allows."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sinkbench.leaderboard.stats import N_RESAMPLES, holm
+from sinkbench.leaderboard.stats import holm, resamples_for
 from sinkbench.regression.cell import Cell
 from sinkbench.regression.comparison import Compared, compare_cells
 from sinkbench.regression.pairing import Pairing, common
@@ -17,9 +16,6 @@ MOVED = ("better", "worse", "changed")
 
 Comparison = dict[str, Any]
 """schemas/comparison.schema.json."""
-
-_FINENESS = 20
-"""How many times finer than the smallest threshold of Holm's method the bootstrap's p-values are."""
 
 
 def compare_runs(
@@ -44,7 +40,7 @@ def compare_runs(
     Returns:
         See schemas/comparison.schema.json; what is wrong with a cell is in its "problems".
     """
-    resamples = max(N_RESAMPLES, math.ceil(2 * _FINENESS * len(pairing.pairs) / alpha))
+    resamples = resamples_for(len(pairing.pairs), alpha)
     cells = [compare_cells(one, other, names=names, n_resamples=resamples) for one, other in pairing.pairs]
     _judge(cells, alpha, max_flips)
     everywhere = common([cell["differences"] for cell in cells])

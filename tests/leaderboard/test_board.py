@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -27,9 +29,17 @@ def answerer(task, wrong):
 
 @pytest.fixture
 def runs(tmp_path):
-    write_images(tmp_path / "data", N // 3)
-    task = FakeTask(tmp_path / "data", n=N)
-    backend = FakeBackend(task, {name: answerer(task, wrong) for name, wrong in WRONG.items()})
+    return maker(tmp_path, N)
+
+
+def maker(tmp_path, n):
+    """What makes runs over n questions about n / 3 images; methods answer each sixty alike."""
+    write_images(tmp_path / "data", n // 3)
+    task = FakeTask(tmp_path / "data", n=n)
+    backend = FakeBackend(
+        task,
+        {name: answerer(task, {index for index in range(n) if index % N in wrong}) for name, wrong in WRONG.items()},
+    )
 
     def make(*methods, **changes):
         specs = [RunSpec(model="tiny", task="fake", method=m, output=tmp_path / "runs", **changes) for m in methods]
@@ -92,6 +102,23 @@ def test_p_values_are_adjusted_over_the_methods(runs):
     found = {m: row["metrics"]["random/accuracy"]["delta"] for m, row in rows(boards.build(runs.folder)).items()}
     assert found["var"]["p_holm"] == pytest.approx(2 * found["var"]["p"])
     assert found["pai"]["p_holm"] >= found["pai"]["p"]
+
+
+def test_among_fifty_methods_a_clear_difference_by_the_bootstrap_is_still_found(tmp_path):
+    """The bootstrap's smallest p must be small enough for Holm's adjustment."""
+    runs = maker(tmp_path, 3 * N)
+    runs("greedy")
+    (var,) = runs("var")
+    for index in range(49):
+        copy = shutil.copytree(var.directory, runs.folder / f"copy-{index}")
+        edit(replace(var, directory=copy), run_id=f"{index:064x}", method={"params": {"x": index}})
+    for file in runs.folder.glob("*/run.json"):
+        file.write_text(file.read_text().replace('"headline": "random/accuracy"', '"headline": "f1"'))
+    deltas = [row["metrics"]["f1"]["delta"] for row in boards.build(runs.folder)["rows"]]
+    found = [delta for delta in deltas if delta]
+    assert len(found) == 50
+    assert {delta["test"] for delta in found} == {"paired_bootstrap"}
+    assert all(0 < delta["p"] < delta["p_holm"] < 0.05 for delta in found)
 
 
 def test_only_samples_that_both_answered_are_paired(runs):

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from sinkbench.leaderboard.stats import (
+    N_RESAMPLES,
     bootstrap_ci,
     clustered_mean_ci,
     holm,
     mcnemar_exact,
     paired_bootstrap,
+    paired_summary,
     percentile_interval,
     resample_totals,
+    resamples_for,
     sign_flip_p,
 )
 
@@ -153,6 +156,30 @@ def test_chunks_cover_all_resamples(monkeypatch):
     totals = resample_totals(np.ones((3, 1)), n_resamples=11)
     assert totals.shape == (11, 1)
     assert np.all(totals == 3)
+
+
+@pytest.mark.parametrize(("n", "n_clusters"), [(30, 3), (5, 400)])
+def test_kept_draws_are_those_that_are_made_anew(monkeypatch, n, n_clusters):
+    table = np.random.default_rng(1).normal(size=(n_clusters, 2))
+    kept = [resample_totals(table, n, seed=3) for _ in range(2)]
+    monkeypatch.setattr("sinkbench.leaderboard.stats._KEPT", 0)
+    anew = resample_totals(table, n, seed=3)
+    assert np.array_equal(kept[0], anew)
+    assert np.array_equal(kept[1], anew)
+    assert not np.array_equal(resample_totals(table, n, seed=4), anew)
+
+
+@pytest.mark.parametrize("n_clusters", [50, 100, 1000])
+@pytest.mark.parametrize("n_tests", [1, 5, 58, 300])
+def test_the_smallest_p_survives_holm(n_tests, n_clusters):
+    deltas = np.linspace(0.1, 0.2, resamples_for(n_tests))
+    p = paired_summary(0.15, deltas, n_clusters).p
+    assert 0 < holm([p] * n_tests)[0] < 0.05
+
+
+def test_few_tests_take_the_usual_number_of_resamples():
+    assert resamples_for(1) == resamples_for(2) == N_RESAMPLES < resamples_for(3) == 2400
+    assert resamples_for(2, alpha=0.01) == 8000
 
 
 def test_bootstrap_of_a_mean_agrees_with_theory():
