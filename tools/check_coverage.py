@@ -15,7 +15,8 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,10 @@ def measure(kind: str, clusters: int, alike: str, rate: float, draws: int, seed:
         seed: Seeds the simulation.
     """
     generator = np.random.default_rng([seed, clusters, round(1000 * rate), *kind.encode(), *alike.encode()])
-    simulate = {"accuracy": _accuracy, "single": _single, "f1": _f1, "chair": _chair}[kind]
+    simulations: dict[str, Callable[..., Simulated]] = {
+        **{"accuracy": _accuracy, "single": partial(_accuracy, questions=1), "f1": _f1, "chair": _chair}
+    }
+    simulate = simulations[kind]
     statistic = f1 if kind == "f1" else quotient
     hits: dict[str, list[bool]] = {}
 
@@ -228,18 +232,6 @@ def _accuracy(
         return np.stack(counts, axis=2).astype(np.float64)
 
     return rates, (table(right[0], right[1]), table(right[1], right[0]))
-
-
-def _single(
-    generator: np.random.Generator,
-    boards: int,
-    images: int,
-    alike: tuple[float, float, float],
-    rate: float,
-    better: bool,
-) -> Simulated:
-    """As `_accuracy`, one question an image."""
-    return _accuracy(generator, boards, images, alike, rate, better, questions=1)
 
 
 def _f1(
