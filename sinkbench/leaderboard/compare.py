@@ -78,7 +78,7 @@ def compare(
         name: The metric.
         baseline: The baseline's samples.
         method: The method's samples.
-        n_resamples: Bootstrap samples.
+        n_resamples: Bootstrap samples where the p-value comes from them; an interval alone takes the usual number.
 
     Returns:
         value, ci95, p, test and n_pairs; None where no pair has a share in the metric.
@@ -86,11 +86,12 @@ def compare(
     pairs = pair(scheme, name, baseline, method)
     if pairs is None:
         return None
-    paired = paired_bootstrap(*pairs.tables, pairs.statistic, n_resamples=n_resamples)
+    exact = _zero_one_test(pairs)
+    paired = paired_bootstrap(*pairs.tables, pairs.statistic, n_resamples=N_RESAMPLES if exact else n_resamples)
     known = {"value": paired.delta, "n_pairs": len(pairs.units[0])}
     if pairs.metric.kind == "count" or paired.n < 2:
         return {**known, "ci95": None, "p": None, "test": None}
-    p, test = _zero_one_test(pairs) or (paired.p, "paired_bootstrap")
+    p, test = exact or (paired.p, "paired_bootstrap")
     return {**known, "ci95": [paired.low, paired.high], "p": p, "test": test}
 
 
