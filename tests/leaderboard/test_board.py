@@ -10,6 +10,8 @@ from sinkbench import runner
 from sinkbench.errors import UsageError
 from sinkbench.leaderboard import board as boards
 from sinkbench.leaderboard import table
+from sinkbench.leaderboard.compare import compare
+from sinkbench.leaderboard.runs import find_runs
 from sinkbench.schemas import validate
 from sinkbench.spec import RunSpec
 from sinkbench.store import RunStore
@@ -119,6 +121,16 @@ def test_among_fifty_methods_a_clear_difference_by_the_bootstrap_is_still_found(
     assert len(found) == 50
     assert {delta["test"] for delta in found} == {"paired_bootstrap"}
     assert all(0 < delta["p"] < delta["p_holm"] < 0.05 for delta in found)
+
+
+def test_only_p_values_of_the_bootstrap_are_made_finer(runs):
+    runs("greedy", "var")
+    samples = {run.method: run.samples() for run in find_runs(runs.folder)}
+    for name, test in (("random/accuracy", "mcnemar"), ("f1", "paired_bootstrap")):
+        usual, fine = (compare("pope", name, samples["greedy"], samples["var"], n_resamples=n) for n in (2000, 40_000))
+        assert usual["test"] == fine["test"] == test
+        assert (usual == fine) == (test == "mcnemar")
+        assert fine["ci95"] == pytest.approx(usual["ci95"], abs=0.02)
 
 
 def test_only_samples_that_both_answered_are_paired(runs):
